@@ -1,0 +1,222 @@
+"""Random projections of observations and actions: one task becomes endlessly many.
+
+The same functions serve the environment wrapper (`gla.envs`) and the batch sampler
+(`gla.sampling`), so the two cannot disagree: a projected history replays exactly through the
+wrapped environment.
+
+An agent lives in *agent space* (observations of `observation_dim` numbers, actions of `action_dim`
+numbers or slots); a task lives in *task space*. With W the observation map and B the action map,
+
+    observation seen by the agent   W o
+    action sent to the task         B^T a'            (`lower_action`)
+    recorded action shown to agent  B a + (I - B B^T) e   (`lift_action`, e fills the null space)
+
+B has orthonormal columns, so `lower_action(lift_action(a)) == a` and a Gaussian policy lifts to a
+Gaussian in closed form. Paper: "Towards General-Purpose In-Context Learning Agents", section 2
+(observations to 64 dimensions, actions to 16); its projection distribution is not stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from gla.errors import GlaError
+
+Kind = Literal["gaussian", "orthogonal", "identity"]
+
+
+@dataclass(frozen=True)
+class ProjectionConfig:
+    """How tasks are projected.
+
+    Attributes:
+        observation_dim: length of the observations that the agent sees, >= the task's own.
+        action_dim: length of the agent's actions (or its number of action slots), likewise.
+        kind: distribution of the observation map. `gaussian`: entries N(0, 1/n) for a task with n
+            observations, so that unit-variance observations stay so. `orthogonal`: orthonormal
+            columns scaled by sqrt(observation_dim / n), which keeps the same scale. `identity`:
+            zero padding, with the action map an identity too.
+    """
+
+    observation_dim: int = 64
+    action_dim: int = 16
+    kind: Kind = "gaussian"
+
+    def __post_init__(self):
+        for name in ("observation_dim", "action_dim"):
+            if getattr(self, name) < 1:
+                raise GlaError(
+                    f"{name} is {getattr(self, name)}", "a whole number of at least 1"
+                )
+        if self.kind not in ("gaussian", "orthogonal", "identity"):
+            raise GlaError(
+                f"projection kind is {self.kind!r}", "gaussian, orthogonal or identity"
+            )
+
+
+class Projection(NamedTuple):
+    """One sampled projection; a pytree, so it can be stacked and vmapped.
+
+    Attributes:
+        observation_map: f32[observation_dim, n], columns of absent observations are zero.
+        action_map: f32[action_dim, k], orthonormal columns; columns of absent actions are zero.
+        slots: i32[action_dim], for discrete tasks the task action behind each agent slot.
+    """
+
+    observation_map: jax.Array
+    action_map: jax.Array
+    slots: jax.Array
+
+
+class LiftedGaussian(NamedTuple):
+    """A Gaussian in agent space that is N(mean, diag(exp(2 log_std))) along B's columns.
+
+    Its covariance is B diag(exp(2 log_std)) B^T + exp(2 null_log_std) (I - B B^T).
+
+    Attributes:
+        mean: f32[..., action_dim].
+        log_std: f32[..., k], standard deviations along the columns of `action_map`.
+        null_log_std: f32[...], standard deviation of the null-space noise.
+        action_map: f32[..., action_dim, k], B.
+        mask: f32[..., k], 1 for the columns that exist.
+    """
+
+    mean: jax.Array
+    log_std: jax.Array
+    null_log_std: jax.Array
+    action_map: jax.Array
+    mask: jax.Array
+
+
+def check_sizes(config: ProjectionConfig, observation_size: int, action_size: int, name: str):
+    """Raise `GlaError` if a task does not fit into agent space."""
+    for what, size, dim in (
+        ("observation", observation_size, config.observation_dim),
+        ("action", action_size, config.action_dim),
+    ):
+        if size > dim:
+            raise GlaError(
+                f"{name} has {what}s of {size} numbers, more than the projection's {dim}",
+                f"a task that fits into {what}_dim={dim}",
+                f"raise {what}_dim to at least {size}",
+            )
+
+
+def sample(
+    key: jax.Array,
+    config: ProjectionConfig,
+    observation_size: jax.Array | int,
+    action_size: jax.Array | int,
+    max_observation_size: int | None = None,
+    max_action_size: int | None = None,
+) -> Projection:
+    """Draw a projection.
+
+    The sizes may be traced (a batch can mix tasks of different sizes); the columns past them are
+    zero. A projection does not depend on the padding, only on key, config and sizes, for kinds
+    other than `orthogonal` observations of padded tasks it is identical with and without padding.
+
+    Args:
+        key: random key.
+        config: dimensions and kind.
+        observation_size: n, the task's number of observations, <= `max_observation_size`.
+        action_size: k, the task's number of actions, <= `max_action_size`.
+        max_observation_size: columns of the observation map (default: `observation_size`).
+        max_action_size: columns of the action map (default: `action_size`).
+    """
+    columns = max_observation_size or int(observation_size)
+    action_columns = max_action_size or int(action_size)
+    observation_key, action_key, slot_key = jax.random.split(key, 3)
+    dim, action_dim = config.observation_dim, config.action_dim
+    present = (jnp.arange(columns) < observation_size).astype(jnp.float32)
+    action_present = (jnp.arange(action_columns) < action_size).astype(jnp.float32)
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.asarray(observation_size, jnp.float32), 1.0))
+    # Matrices are drawn at full width and cut, so that padding does not change the draw.
+    if config.kind == "identity":
+        observation_map = jnp.eye(dim)[:, :columns]
+        action_map = jnp.eye(action_dim)[:, :action_columns]
+        slots = jnp.arange(action_dim)
+    else:
+        if config.kind == "gaussian":
+            observation_map = jax.random.normal(observation_key, (dim, dim))[:, :columns] * scale
+        else:
+            basis = _orthonormal(observation_key, dim)
+            observation_map = basis[:, :columns] * scale * jnp.sqrt(float(dim))
+        action_map = _orthonormal(action_key, action_dim)[:, :action_columns]
+        slots = jax.random.permutation(slot_key, action_dim)
+    # Every slot stands for some action; slots past the number of actions repeat them.
+    slots = (slots % jnp.maximum(action_size, 1)).astype(jnp.int32)
+    return Projection(observation_map * present, action_map * action_present, slots)
+
+
+def _orthonormal(key: jax.Array, size: int) -> jax.Array:
+    """Draw a Haar-distributed orthogonal matrix, f32[size, size]."""
+    q, r = jnp.linalg.qr(jax.random.normal(key, (size, size)))
+    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+
+
+def project_observation(projection: Projection, observation: jax.Array) -> jax.Array:
+    """Map task observations f32[..., n] to agent observations f32[..., observation_dim]."""
+    return observation @ projection.observation_map.T
+
+
+def lower_action(projection: Projection, action: jax.Array) -> jax.Array:
+    """Map agent actions to task actions: f32[..., action_dim] -> f32[..., k], or slots i32[...]."""
+    if jnp.issubdtype(action.dtype, jnp.integer):
+        return projection.slots[action]
+    return action @ projection.action_map
+
+
+def lift_action(projection: Projection, action: jax.Array, null_noise: jax.Array) -> jax.Array:
+    """Map recorded task actions f32[..., k] to agent space f32[..., action_dim].
+
+    Args:
+        projection: the map.
+        action: f32[..., k].
+        null_noise: f32[..., action_dim]; its part outside the span of B fills the null space, so
+            that lifted actions look like draws of a policy that acts on all of agent space.
+    """
+    b = projection.action_map
+    return action @ b.T + null_noise - (null_noise @ b) @ b.T
+
+
+def lift_slot(key: jax.Array, projection: Projection, action: jax.Array) -> jax.Array:
+    """Map recorded discrete actions i32[...] to a random slot that stands for each, i32[...]."""
+    stands_for = projection.slots == action[..., None]
+    return jax.random.categorical(key, jnp.where(stands_for, 0.0, -jnp.inf)).astype(jnp.int32)
+
+
+def lift_distribution(
+    projection: Projection,
+    mean: jax.Array,
+    log_std: jax.Array,
+    action_size: jax.Array | int,
+) -> LiftedGaussian:
+    """Lift the task-space Gaussian N(mean, diag(exp(2 log_std))) to agent space.
+
+    The null space gets the geometric mean of the policy's own standard deviations.
+
+    Args:
+        projection: the map.
+        mean: f32[..., k].
+        log_std: f32[..., k].
+        action_size: the number of actions that exist, <= k.
+    """
+    b = projection.action_map
+    mask = (jnp.arange(b.shape[-1]) < action_size).astype(jnp.float32)
+    null_log_std = jnp.sum(log_std * mask, -1) / jnp.maximum(jnp.sum(mask), 1.0)
+    return LiftedGaussian(mean @ b.T, log_std, null_log_std, b, mask)
+
+
+def lift_logits(projection: Projection, logits: jax.Array) -> jax.Array:
+    """Lift log-probabilities f32[..., k] of a discrete policy to slots, f32[..., action_dim].
+
+    An action's probability is shared equally by the slots that stand for it.
+    """
+    log_p = jax.nn.log_softmax(logits)
+    shares = jnp.sum(projection.slots[:, None] == projection.slots[None, :], -1)
+    return log_p[..., projection.slots] - jnp.log(shares.astype(jnp.float32))
