@@ -63,12 +63,13 @@ class TimeLimit(Wrapper):
 
     def __init__(self, env: Environment, horizon: int | None = None):
         super().__init__(env)
-        self.horizon = horizon or env.horizon
-        if self.horizon is None or self.horizon < 1:
+        limit = env.horizon if horizon is None else horizon
+        if limit is None or limit < 1:
             raise GlaError(
-                f"{env.name} has no episode length of its own and horizon is {horizon}",
+                f"{env.name} has an episode length of {env.horizon} and horizon is {horizon}",
                 "a whole number of steps, at least 1",
             )
+        self.limit = self.horizon = limit
 
     def reset(self, key: jax.Array, params: Params) -> tuple[TimeLimitState, jax.Array]:
         """Start an episode at step 0."""
@@ -81,7 +82,7 @@ class TimeLimit(Wrapper):
         """Advance; `truncated` is set at the limit unless the task ended by itself there."""
         inner, ts = self.env.step(key, state.inner, action, params)
         steps = state.steps + 1
-        truncated = ts.truncated | ((steps >= self.horizon) & ~ts.terminated)
+        truncated = ts.truncated | ((steps >= self.limit) & ~ts.terminated)
         return TimeLimitState(inner, steps), ts._replace(truncated=truncated)
 
 
@@ -149,7 +150,7 @@ def normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
     return jnp.clip(reward / statistics.reward_scale, -REWARD_CLIP, REWARD_CLIP)
 
 
-def random_action(key: jax.Array, space: gymnasium.Space, shape: tuple[int, ...] = ()) -> jax.Array:
+def random_action(key: jax.Array, space: Any, shape: tuple[int, ...] = ()) -> jax.Array:
     """Draw uniform actions of a Box (f32[*shape, k]) or Discrete (i32[*shape]) space."""
     if is_discrete(space):
         return jax.random.randint(key, shape, 0, space.n)

@@ -62,8 +62,8 @@ class Projection(NamedTuple):
     """One sampled projection; a pytree, so it can be stacked and vmapped.
 
     Attributes:
-        observation_map: f32[observation_dim, n], columns of absent observations are zero.
-        action_map: f32[action_dim, k], orthonormal columns; columns of absent actions are zero.
+        observation_map: f32[observation_dim, n].
+        action_map: f32[action_dim, k], orthonormal columns.
         slots: i32[action_dim], for discrete tasks the task action behind each agent slot.
     """
 
@@ -79,17 +79,15 @@ class LiftedGaussian(NamedTuple):
 
     Attributes:
         mean: f32[..., action_dim].
-        log_std: f32[..., k], standard deviations along the columns of `action_map`.
-        null_log_std: f32[...], standard deviation of the null-space noise.
-        action_map: f32[..., action_dim, k], B.
-        mask: f32[..., k], 1 for the columns that exist.
+        log_std: f32[..., k], log standard deviations along the columns of `action_map`.
+        null_log_std: f32[...], log standard deviation of the null-space noise.
+        action_map: f32[action_dim, k], B.
     """
 
     mean: jax.Array
     log_std: jax.Array
     null_log_std: jax.Array
     action_map: jax.Array
-    mask: jax.Array
 
 
 def check_sizes(config: ProjectionConfig, observation_size: int, action_size: int, name: str):
@@ -107,55 +105,41 @@ def check_sizes(config: ProjectionConfig, observation_size: int, action_size: in
 
 
 def sample(
-    key: jax.Array,
-    config: ProjectionConfig,
-    observation_size: jax.Array | int,
-    action_size: jax.Array | int,
-    max_observation_size: int | None = None,
-    max_action_size: int | None = None,
+    key: jax.Array, config: ProjectionConfig, observation_size: int, action_size: int
 ) -> Projection:
     """Draw a projection.
-
-    The sizes may be traced (a batch can mix tasks of different sizes); the columns past them are
-    zero. A projection does not depend on the padding, only on key, config and sizes, for kinds
-    other than `orthogonal` observations of padded tasks it is identical with and without padding.
 
     Args:
         key: random key.
         config: dimensions and kind.
-        observation_size: n, the task's number of observations, <= `max_observation_size`.
-        action_size: k, the task's number of actions, <= `max_action_size`.
-        max_observation_size: columns of the observation map (default: `observation_size`).
-        max_action_size: columns of the action map (default: `action_size`).
+        observation_size: n, the task's number of observations.
+        action_size: k, the task's number of actions.
+
+    Raises:
+        GlaError: if the task does not fit (`check_sizes`).
     """
-    columns = max_observation_size or int(observation_size)
-    action_columns = max_action_size or int(action_size)
-    observation_key, action_key, slot_key = jax.random.split(key, 3)
-    dim, action_dim = config.observation_dim, config.action_dim
-    present = (jnp.arange(columns) < observation_size).astype(jnp.float32)
-    action_present = (jnp.arange(action_columns) < action_size).astype(jnp.float32)
-    scale = jax.lax.rsqrt(jnp.maximum(jnp.asarray(observation_size, jnp.float32), 1.0))
-    # Matrices are drawn at full width and cut, so that padding does not change the draw.
+    check_sizes(config, observation_size, action_size, "the task")
+    n, k, dim = observation_size, action_size, config.observation_dim
     if config.kind == "identity":
-        observation_map = jnp.eye(dim)[:, :columns]
-        action_map = jnp.eye(action_dim)[:, :action_columns]
-        slots = jnp.arange(action_dim)
+        slots = jnp.arange(config.action_dim) % k
+        return Projection(jnp.eye(dim)[:, :n], jnp.eye(config.action_dim)[:, :k], slots)
+    observation_key, action_key, slot_key = jax.random.split(key, 3)
+    if config.kind == "gaussian":
+        observation_map = jax.random.normal(observation_key, (dim, n)) / n**0.5
     else:
-        if config.kind == "gaussian":
-            observation_map = jax.random.normal(observation_key, (dim, dim))[:, :columns] * scale
-        else:
-            basis = _orthonormal(observation_key, dim)
-            observation_map = basis[:, :columns] * scale * jnp.sqrt(float(dim))
-        action_map = _orthonormal(action_key, action_dim)[:, :action_columns]
-        slots = jax.random.permutation(slot_key, action_dim)
+        observation_map = _orthonormal_columns(observation_key, dim, n) * (dim / n) ** 0.5
     # Every slot stands for some action; slots past the number of actions repeat them.
-    slots = (slots % jnp.maximum(action_size, 1)).astype(jnp.int32)
-    return Projection(observation_map * present, action_map * action_present, slots)
+    slots = jax.random.permutation(slot_key, config.action_dim) % k
+    return Projection(
+        observation_map,
+        _orthonormal_columns(action_key, config.action_dim, k),
+        slots.astype(jnp.int32),
+    )
 
 
-def _orthonormal(key: jax.Array, size: int) -> jax.Array:
-    """Draw a Haar-distributed orthogonal matrix, f32[size, size]."""
-    q, r = jnp.linalg.qr(jax.random.normal(key, (size, size)))
+def _orthonormal_columns(key: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Draw a Haar-distributed matrix with orthonormal columns, f32[rows, columns]."""
+    q, r = jnp.linalg.qr(jax.random.normal(key, (rows, columns)))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 
 
@@ -191,10 +175,7 @@ def lift_slot(key: jax.Array, projection: Projection, action: jax.Array) -> jax.
 
 
 def lift_distribution(
-    projection: Projection,
-    mean: jax.Array,
-    log_std: jax.Array,
-    action_size: jax.Array | int,
+    projection: Projection, mean: jax.Array, log_std: jax.Array
 ) -> LiftedGaussian:
     """Lift the task-space Gaussian N(mean, diag(exp(2 log_std))) to agent space.
 
@@ -204,12 +185,9 @@ def lift_distribution(
         projection: the map.
         mean: f32[..., k].
         log_std: f32[..., k].
-        action_size: the number of actions that exist, <= k.
     """
     b = projection.action_map
-    mask = (jnp.arange(b.shape[-1]) < action_size).astype(jnp.float32)
-    null_log_std = jnp.sum(log_std * mask, -1) / jnp.maximum(jnp.sum(mask), 1.0)
-    return LiftedGaussian(mean @ b.T, log_std, null_log_std, b, mask)
+    return LiftedGaussian(mean @ b.T, log_std, jnp.mean(log_std, -1), b)
 
 
 def lift_logits(projection: Projection, logits: jax.Array) -> jax.Array:

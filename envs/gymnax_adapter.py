@@ -1,0 +1,127 @@
+"""gymnax environments behind the `Environment` protocol."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gla.envs.base import Environment, Params, State, Timestep, timestep
+from gla.errors import GlaError, near_matches
+
+# gymnax writes "unbounded" as the largest float32; anything near it means infinity.
+UNBOUNDED = 1e30
+
+
+def _strong(leaf: Any) -> jax.Array:
+    """Give a Python number or a weakly typed array a fixed, strong type.
+
+    gymnax starts episodes with Python numbers and steps them into arrays; without this, reset and
+    step return different types and every jitted caller compiles twice.
+    """
+    array = jnp.asarray(leaf)
+    return jax.lax.convert_element_type(array, array.dtype)
+
+
+class GymnaxEnvironment(Environment):
+    """A gymnax environment as pure functions, without gymnax's autoreset and time limit.
+
+    - Observations are flattened to float32. Box actions lie in [-1, 1]: they are clipped, then
+      scaled to the simulator's range. Discrete actions pass through.
+    - `step_env` and `reset_env` are called directly, so gymnax's own autoreset never runs.
+      `terminated` is the natural end of the task alone; `horizon` is gymnax's default
+      `max_steps_in_episode`, for our `TimeLimit` to apply, and the limit in the params is put out
+      of reach.
+    - The task is fixed: `sample_params` returns gymnax's default parameters, as arrays, whatever
+      the key. What gymnax draws in its reset is drawn there: the start state everywhere, in
+      Reacher-misc also the goal (visible in the observation) and in PointRobot-misc the goal
+      (hidden). Those goals are therefore new in every *episode*, not fixed for a lifetime.
+
+    Args:
+        name: a gymnax id such as `Pendulum-v1`.
+        **kwargs: settings of the gymnax constructor (`Reacher-misc` takes `num_joints`).
+
+    Raises:
+        GlaError: if gymnax knows no such id, or its spaces are neither Box nor Discrete.
+    """
+
+    def __init__(self, name: str, **kwargs: Any):
+        import gymnax
+        from gymnax.environments import spaces
+
+        if name not in gymnax.registered_envs:
+            raise GlaError(
+                f"gymnax has no environment {name!r}{near_matches(name, gymnax.registered_envs)}",
+                "one of gymnax.registered_envs",
+            )
+        self.name = name
+        self.simulator, defaults = gymnax.make(name, **kwargs)
+        self._defaults = defaults
+        self.horizon = int(defaults.max_steps_in_episode)
+        observations = self.simulator.observation_space(defaults)
+        actions = self.simulator.action_space(defaults)
+        if not isinstance(observations, spaces.Box):
+            raise GlaError(f"{name} has {type(observations).__name__} observations", "a Box")
+        low, high = _bounds(observations)
+        self.observation_space = gymnasium.spaces.Box(
+            np.where(low < -UNBOUNDED, -np.inf, low).astype(np.float32),
+            np.where(high > UNBOUNDED, np.inf, high).astype(np.float32),
+            dtype=np.float32,
+        )
+        if isinstance(actions, spaces.Discrete):
+            self.action_space = gymnasium.spaces.Discrete(int(actions.n))
+        elif isinstance(actions, spaces.Box):
+            # Tuples of numbers: an environment holds no array.
+            action_low, action_high = _bounds(actions)
+            self._action_shape = tuple(actions.shape)
+            self._action_low, self._action_high = tuple(action_low), tuple(action_high)
+            self.action_space = gymnasium.spaces.Box(-1.0, 1.0, action_low.shape, np.float32)
+        else:
+            raise GlaError(f"{name} has {type(actions).__name__} actions", "a Box or Discrete")
+
+    def sample_params(self, key: jax.Array) -> Params:
+        """Return gymnax's default parameters as arrays, with its time limit out of reach."""
+        del key
+        unlimited = self._defaults.replace(max_steps_in_episode=np.iinfo(np.int32).max)
+        return jax.tree.map(_strong, unlimited)
+
+    def reset(self, key: jax.Array, params: Params) -> tuple[State, jax.Array]:
+        """Start an episode with gymnax's `reset_env`; goals that it draws are drawn anew."""
+        observation, state = self.simulator.reset_env(key, params)
+        return jax.tree.map(_strong, state), self._flat(observation)
+
+    def step(
+        self, key: jax.Array, state: State, action: jax.Array, params: Params
+    ) -> tuple[State, Timestep]:
+        """Advance with gymnax's `step_env`; it never truncates."""
+        observation, state, reward, terminated, _ = self.simulator.step_env(
+            key, state, self.scale_action(action), params
+        )
+        return jax.tree.map(_strong, state), timestep(
+            self._flat(observation),
+            jax.lax.convert_element_type(jnp.reshape(reward, ()), jnp.float32),
+            jax.lax.convert_element_type(jnp.reshape(terminated, ()), bool),
+            jnp.zeros((), bool),
+        )
+
+    def scale_action(self, action: jax.Array) -> jax.Array:
+        """Map an action f32[k] in [-1, 1] (clipped) to the simulator's range; Discrete as it is."""
+        if isinstance(self.action_space, gymnasium.spaces.Discrete):
+            return action
+        low, high = (np.asarray(b, np.float32) for b in (self._action_low, self._action_high))
+        scaled = (low + high) / 2 + (high - low) / 2 * jnp.clip(action, -1.0, 1.0)
+        return jnp.reshape(scaled, self._action_shape)
+
+    def _flat(self, observation: Any) -> jax.Array:
+        """Flatten an observation to f32[n]."""
+        return jax.lax.convert_element_type(jnp.reshape(observation, (-1,)), jnp.float32)
+
+
+def _bounds(box: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the flat (low, high) bounds of a gymnax Box, f32[n] each."""
+    shape = tuple(box.shape)
+    low, high = (np.broadcast_to(np.asarray(b, np.float32), shape) for b in (box.low, box.high))
+    return low.reshape(-1), high.reshape(-1)

@@ -1,0 +1,204 @@
+"""Training sequences, sampled on the device: context, gap, relabelled targets, projection.
+
+A sequence is a chain of segments from one stream of a learning history. Segment j shows
+`segment_length` consecutive steps of update u_j; the updates move forward by a gap g per segment,
+so the sequence shows learning g times faster than PPO's (paper, section 2, "sub-sample the data").
+The target at a position is the action distribution of the policy `lead` updates later, computed at
+the state that was visited; with lead 0 it is the recorded distribution itself, with a large lead
+that of the last policy (the DPT limit). Because the target need not be the behaviour shown, there
+is nothing to copy from the context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gla import policy as pol
+from gla import projection as proj
+from gla.errors import GlaError
+from gla.tokens import Interface, make_tokens
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """How sequences are cut out of histories. Ranges are inclusive.
+
+    Attributes:
+        segments: segments in a sequence.
+        segment_length: steps of a segment, at most the steps of an update.
+        first_update: range of the first segment's update.
+        gap: range of g, updates between neighbouring segments.
+        lead: range of the number of updates by which the target policy is ahead of the behaviour.
+            A lead past the end means the last policy.
+        jitter: each segment's update is moved by up to this many updates either way.
+    """
+
+    segments: int = 8
+    segment_length: int = 50
+    first_update: tuple[int, int] = (0, 3)
+    gap: tuple[int, int] = (3, 7)
+    lead: tuple[int, int] = (5, 60)
+    jitter: int = 0
+
+    def __post_init__(self):
+        for name in ("segments", "segment_length"):
+            if getattr(self, name) < 1:
+                raise GlaError(
+                    f"sampling {name} is {getattr(self, name)}", "a whole number of at least 1"
+                )
+        for name in ("first_update", "gap", "lead"):
+            low, high = getattr(self, name)
+            if not 0 <= low <= high:
+                raise GlaError(
+                    f"sampling {name} is {low} to {high}", "a range 0 <= low <= high"
+                )
+        if self.jitter < 0:
+            raise GlaError(f"sampling jitter is {self.jitter}", "a whole number >= 0")
+
+    @property
+    def length(self) -> int:
+        """Tokens in a sequence."""
+        return self.segments * self.segment_length
+
+
+class Histories(NamedTuple):
+    """Learning histories of one environment as device arrays.
+
+    Attributes:
+        observation: f32[S, U, T, n], normalised.
+        action: f32[S, U, T, k] or i32[S, U, T].
+        reward: f32[S, U, T], normalised.
+        terminated: bool[S, U, T].
+        truncated: bool[S, U, T].
+        policy: `PolicyParams` with leading axes [R, U], its normaliser composed with the task's,
+            so that it takes normalised observations.
+        run: i32[S], the run that each stream belongs to.
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    reward: jax.Array
+    terminated: jax.Array
+    truncated: jax.Array
+    policy: pol.PolicyParams
+    run: jax.Array
+
+
+class Sequences(NamedTuple):
+    """A batch for the model.
+
+    Attributes:
+        tokens: f32[B, L, F].
+        target: `LiftedGaussian` with leading axes [B, L] (its action map [B]), or f32[B, L, m] log-probabilities.
+    """
+
+    tokens: jax.Array
+    target: proj.LiftedGaussian | jax.Array
+
+
+def check(config: SamplingConfig, histories: Histories, name: str):
+    """Raise `GlaError` if sequences cannot be cut out of these histories."""
+    _, updates, steps = histories.reward.shape
+    if config.segment_length > steps:
+        raise GlaError(
+            f"segments of {config.segment_length} steps do not fit into updates of {steps} "
+            f"steps in the histories of {name}",
+            mend=f"lower segment_length to at most {steps} or collect longer rollouts",
+        )
+    if config.first_update[0] >= updates:
+        raise GlaError(
+            f"first_update starts at {config.first_update[0]} but the histories of {name} have "
+            f"{updates} updates",
+            mend="lower first_update or collect more updates",
+        )
+
+
+def _uniform_int(key: jax.Array, bounds: tuple[int, int]) -> jax.Array:
+    return jax.random.randint(key, (), bounds[0], bounds[1] + 1)
+
+
+def sample_sequence(
+    key: jax.Array,
+    histories: Histories,
+    config: SamplingConfig,
+    projection_config: proj.ProjectionConfig,
+) -> Sequences:
+    """Draw one sequence (no batch axis) with a fresh projection."""
+    keys = jax.random.split(key, 9)
+    streams, updates, steps = histories.reward.shape
+    discrete = jnp.issubdtype(histories.action.dtype, jnp.integer)
+    n = histories.observation.shape[-1]
+    k = histories.policy.b3.shape[-1]
+    stream = jax.random.randint(keys[0], (), 0, streams)
+    run = histories.run[stream]
+    number = jnp.arange(config.segments)
+    start = _uniform_int(keys[1], config.first_update)
+    behaviour = start + number * _uniform_int(keys[2], config.gap)
+    if config.jitter:
+        behaviour += jax.random.randint(
+            keys[3], behaviour.shape, -config.jitter, config.jitter + 1
+        )
+    behaviour = jnp.clip(behaviour, 0, updates - 1)
+    ahead = jnp.minimum(behaviour + _uniform_int(keys[4], config.lead), updates - 1)
+    offset = jax.random.randint(
+        keys[5], (config.segments,), 0, steps - config.segment_length + 1
+    )
+
+    def cut(array: jax.Array) -> jax.Array:
+        """Gather the segments of one stream: [segments, segment_length, ...]."""
+        rows = array[stream, behaviour]
+        if config.segment_length == steps:
+            return rows
+        index = offset[:, None] + jnp.arange(config.segment_length)
+        index = index.reshape(index.shape + (1,) * (rows.ndim - 2))
+        return jnp.take_along_axis(rows, index, 1)
+
+    observation, action = cut(histories.observation), cut(histories.action)
+    reward = cut(histories.reward)
+    terminated, truncated = cut(histories.terminated), cut(histories.truncated)
+    # The state jumps between segments; the reader is told that an episode was cut there.
+    truncated = truncated.at[:, -1].set(truncated[:, -1] | ~terminated[:, -1])
+
+    projection = proj.sample(keys[6], projection_config, n, k)
+    target_policy = jax.tree.map(lambda x: x[run, ahead], histories.policy)
+    if discrete:
+        logits = jax.vmap(pol.output)(target_policy, observation)
+        target = proj.lift_logits(projection, logits)
+        slots = proj.lift_slot(keys[7], projection, action)
+        shown = jax.nn.one_hot(slots, projection_config.action_dim)
+    else:
+        mean, log_std = jax.vmap(pol.gaussian)(target_policy, observation)
+        log_std = jnp.broadcast_to(log_std[:, None], mean.shape)
+        target = proj.lift_distribution(projection, mean, log_std)
+        spread = jnp.clip(histories.policy.log_std[run, behaviour], *pol.LOG_STD_RANGE)
+        spread = jnp.exp(jnp.mean(spread, -1))[:, None, None]
+        shape = (config.segments, config.segment_length, projection_config.action_dim)
+        noise = spread * jax.random.normal(keys[8], shape)
+        shown = proj.lift_action(projection, action, noise)
+    seen = proj.project_observation(projection, observation)
+
+    def flat(x: jax.Array) -> jax.Array:
+        return jnp.reshape(x, (config.length, *x.shape[2:]))
+
+    def previous(x: jax.Array) -> jax.Array:
+        x = flat(x)
+        return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
+
+    tokens = make_tokens(
+        flat(seen), previous(shown), previous(reward), previous(terminated), previous(truncated)
+    )
+    if isinstance(target, proj.LiftedGaussian):
+        target = target._replace(
+            mean=flat(target.mean),
+            log_std=flat(target.log_std),
+            null_log_std=flat(target.null_log_std),
+        )
+    else:
+        target = flat(target)
+    return Sequences(tokens, target)
