@@ -17,6 +17,7 @@ import optax
 from gla import distributions as dist
 from gla import policy as pol
 from gla.envs.base import Environment, action_size, is_discrete, observation_size
+from gla.envs.splits import RunKeys, step_key
 from gla.errors import GlaError
 
 
@@ -145,9 +146,7 @@ def make_optimizer(config: PPOConfig) -> optax.GradientTransformation:
     rate: Any = config.learning_rate
     if config.anneal:
         rate = optax.linear_schedule(config.learning_rate, 0.0, steps)
-    return optax.chain(
-        optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=1e-5)
-    )
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=1e-5))
 
 
 def init(key: jax.Array, shape: pol.PolicyShape, config: PPOConfig) -> LearnerState:
@@ -256,8 +255,8 @@ def _loss(networks, batch, normalizer: pol.PolicyParams, config: PPOConfig, disc
     value = pol.output(critic, pol.normalize(policy, observation))[..., 0]
     near = old_value + jnp.clip(value - old_value, -config.clip, config.clip)
     value_loss = 0.5 * jnp.mean(jnp.maximum((value - target) ** 2, (near - target) ** 2))
-    return policy_loss + config.value_coefficient * value_loss - (
-        config.entropy_coefficient * entropy
+    return (
+        policy_loss + config.value_coefficient * value_loss - (config.entropy_coefficient * entropy)
     )
 
 
@@ -324,12 +323,8 @@ def update(
     ((policy, critic), optimizer_state), _ = jax.lax.scan(
         epoch, carry, jax.random.split(key, config.epochs)
     )
-    moments = merge_moments(
-        state.observation_moments, jnp.reshape(rollout.observation, (size, -1))
-    )
-    policy = policy._replace(
-        mean=moments.mean, std=jnp.maximum(jnp.sqrt(moments.variance), 1e-3)
-    )
+    moments = merge_moments(state.observation_moments, jnp.reshape(rollout.observation, (size, -1)))
+    policy = policy._replace(mean=moments.mean, std=jnp.maximum(jnp.sqrt(moments.variance), 1e-3))
     return state._replace(
         policy=policy,
         critic=critic,
@@ -338,39 +333,13 @@ def update(
     )
 
 
-class Keys(NamedTuple):
-    """The random keys of one run, each drawn for one purpose so that a run can be replayed.
-
-    Attributes:
-        task: draws the task.
-        window: draws the normalisation window.
-        learner: initial weights, actions and minibatches.
-        environment: resets and steps, see `step_key`.
-    """
-
-    task: jax.Array
-    window: jax.Array
-    learner: jax.Array
-    environment: jax.Array
-
-
-def run_keys(key: jax.Array) -> Keys:
-    """Split a run's key by purpose."""
-    return Keys(*jax.random.split(key, 4))
-
-
-def step_key(environment_key: jax.Array, step: jax.Array | int, env: jax.Array | int) -> jax.Array:
-    """Return the key of environment `env` at global step `step`; -1 is the first reset."""
-    return jax.random.fold_in(jax.random.fold_in(environment_key, step + 1), env)
-
-
 def train(
-    keys: Keys, env: Environment, params: Any, config: PPOConfig, record_envs: int
+    keys: RunKeys, env: Environment, params: Any, config: PPOConfig, record_envs: int
 ) -> tuple[LearnerState, dict[str, jax.Array]]:
     """Run PPO on one task and return the learner and what `record_envs` environments saw.
 
     Args:
-        keys: from `run_keys`.
+        keys: from `gla.envs.splits.run_keys`.
         env: an environment with `TimeLimit` and `Autoreset`.
         params: the task.
         config: settings.
@@ -384,7 +353,7 @@ def train(
     """
     shape = policy_shape(env, config)
     discrete = shape.discrete
-    init_key, scan_key = jax.random.split(keys.learner)
+    init_key, scan_key = jax.random.split(keys.agent)
     learner = init(init_key, shape, config)
     env_ids = jnp.arange(config.num_envs)
     horizon = float(env.horizon or config.num_steps)

@@ -215,6 +215,7 @@ class FunctionalVectorEnv(VectorEnv):
         self._reset, self._step = jax.jit(reset), jax.jit(step)
         # (keys, steps since reset i32[m], states, last observations f32[m, n])
         self._current: Any = None
+        self._steps = np.zeros(num_envs, np.int32)  # within each episode, for messages
 
     def _check_seeds(self, seeds: Sequence[int]) -> list[int]:
         if len(seeds) != self.num_envs:
@@ -260,6 +261,7 @@ class FunctionalVectorEnv(VectorEnv):
         generators = (self.np_random if s is None else seeding.np_random(s)[0] for s in seeds)
         keys = jnp.stack([_draw_key(generator) for generator in generators])
         self._current = self._reset(mask, keys, self._current, self._params)
+        self._steps[mask] = 0
         observation = np.array(self._current[-1], np.float32)
         check_finite(self.name, 0, observation, None)
         return observation, {}
@@ -276,15 +278,16 @@ class FunctionalVectorEnv(VectorEnv):
         """
         if self._current is None:
             raise GlaError(f"{self.name} was stepped before its first reset", mend="call reset")
-        array = check_action(self.name, self.action_space, actions, "this")
+        array = check_action(self.name, self.action_space, actions, self._steps + 1)
         if np.issubdtype(array.dtype, np.integer):
             array = array.astype(np.int32)
         self._current, ts = self._step(self._current, array, self._params)
         observation, final = np.array(ts.observation), np.array(ts.final_observation)
         reward = np.array(ts.reward, np.float64)
         terminated, truncated = np.array(ts.terminated), np.array(ts.truncated)
-        check_finite(self.name, self._current[1], final, reward)
+        check_finite(self.name, self._steps + 1, final, reward)
         done = terminated | truncated
+        self._steps = np.where(done, 0, self._steps + 1)
         infos: dict[str, Any] = {}
         for i in np.flatnonzero(done):
             infos = self._add_info(infos, {"final_obs": final[i], "final_info": {}}, int(i))

@@ -68,9 +68,10 @@ def check_finite(name: str, step: Any, observation: Any, reward: Any, action: An
             where = f" in sub-environment {at[0]}"
             step = int(np.broadcast_to(np.asarray(step), array.shape[:1])[at[0]])
         number = f" (number {at[-1]})" if single_ndim else ""
+        article = "a" if what == "reward" else "an"
         verb = "was given" if what == "action" else "returned"
         raise GlaError(
-            f"{name} {verb} a {what} that is {array[at]}{number} at step {step}{where}",
+            f"{name} {verb} {article} {what} that is {array[at]}{number} at step {step}{where}",
             "finite numbers",
             "check the agent that chose it"
             if what == "action"
@@ -87,40 +88,37 @@ def check_action(name: str, space: gymnasium.Space, action: Any, step: Any) -> n
         name: the environment, for the message.
         space: a Box, Discrete or MultiDiscrete (a batch of Discrete) space.
         action: what the agent chose.
-        step: number of the step, for the message.
+        step: number of the step, or one number per sub-environment, for the message.
 
     Raises:
         GlaError: if the shape or type is wrong, a number is not finite, or a discrete action does
             not exist.
     """
-    try:
-        array = np.asarray(action)
-        if array.shape != space.shape:
-            raise GlaError(
-                f"{name} was given an action of shape {array.shape} at step {step}",
-                f"shape {space.shape}",
-            )
-        if isinstance(space, gymnasium.spaces.Box):
-            array = array.astype(space.dtype)
-            check_finite(name, step, None, None, action=array)
-            return array
-        if not np.issubdtype(array.dtype, np.integer):
-            raise GlaError(
-                f"{name} was given an action of type {array.dtype} at step {step}",
-                "a whole number",
-            )
-    except (TypeError, ValueError) as error:
-        raise GlaError(
-            f"{name} was given an action that is no array of numbers at step {step} ({error})",
-            f"shape {space.shape}",
-        ) from error
+    array = _as_array(action)
+    if array is None or array.shape != space.shape:
+        given = "no array of numbers" if array is None else f"of shape {array.shape}"
+        raise GlaError(f"{name} was given an action that is {given}", f"shape {space.shape}")
+    if isinstance(space, gymnasium.spaces.Box):
+        array = array.astype(space.dtype)
+        check_finite(name, step, None, None, action=array)
+        return array
+    if not np.issubdtype(array.dtype, np.integer):
+        raise GlaError(f"{name} was given an action of type {array.dtype}", "a whole number")
     most = np.max(space.nvec if isinstance(space, gymnasium.spaces.MultiDiscrete) else space.n)  # type: ignore[attr-defined]
     if np.any(array < 0) or np.any(array >= most):
         raise GlaError(
-            f"{name} was given action {array.tolist()} at step {step}",
-            f"whole numbers from 0 to {most - 1}",
+            f"{name} was given action {array.tolist()}", f"whole numbers from 0 to {most - 1}"
         )
     return array
+
+
+def _as_array(value: Any) -> np.ndarray | None:
+    """Return `value` as an array of numbers, or None if it is none."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):
+        return None
+    return array if np.issubdtype(array.dtype, np.number) else None
 
 
 class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
@@ -229,13 +227,14 @@ class HostVectorEnv(SyncVectorEnv):
 
     def step(self, actions: Any) -> VectorStep:
         """Advance every sub-environment: `actions` f32[num_envs, k] or integers [num_envs]."""
-        array = np.asarray(actions)
-        if array.shape != self.action_space.shape:
+        array = _as_array(actions)
+        if array is None or array.shape != self.action_space.shape:
+            given = "no array of numbers" if array is None else f"of shape {array.shape}"
             raise GlaError(
-                f"{self.name} x {self.num_envs} was given actions of shape {array.shape}",
+                f"{self.name} x {self.num_envs} was given actions that are {given}",
                 f"shape {self.action_space.shape}",
             )
-        return super().step(array)
+        return super().step(array)  # each sub-environment checks its own action
 
 
 def vectorize(factory: Callable[[], gymnasium.Env], num_envs: int) -> HostVectorEnv:
@@ -390,6 +389,7 @@ class _HostWrapper(VectorWrapper):
     def __init__(self, env: VectorEnv):
         super().__init__(env)
         self.name = getattr(env, "name", type(env.unwrapped).__name__)
+        self._steps = np.zeros(env.num_envs, np.int32)  # within each episode
 
     def _set_observation_space(self, space: gymnasium.spaces.Box) -> None:
         self.single_observation_space = space
@@ -403,12 +403,15 @@ class _HostWrapper(VectorWrapper):
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
         """Reset; observations are mapped."""
+        mask = (options or {}).get("reset_mask", slice(None))
         observations, infos = self.env.reset(seed=seed, options=options)
+        self._steps[mask] = 0
         return self._map(slice(None), observations), infos
 
     def step(self, actions: Any) -> VectorStep:
         """Advance; observations and `infos["final_obs"]` are mapped."""
         observations, rewards, terminated, truncated, infos = self.env.step(actions)
+        self._steps = np.where(terminated | truncated, 0, self._steps + 1)
         if "final_obs" in infos:
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(infos["_final_obs"]):
@@ -467,12 +470,12 @@ class HostNormalized(_HostWrapper):
 
     def _map(self, index: Any, observation: np.ndarray) -> np.ndarray:
         rows = jax.tree.map(lambda part: part[index], self.statistics)
-        return np.array(normalize_observation(rows, observation), np.float32)
+        return np.array(normalize_observation(rows, observation), np.float32)  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> VectorStep:
         """Advance; observations, `infos["final_obs"]` and rewards (f64[m]) are normalised."""
         observations, rewards, terminated, truncated, infos = super().step(actions)
-        rewards = np.array(normalize_reward(self.statistics, rewards), np.float64)  # type: ignore[arg-type]
+        rewards = np.array(normalize_reward(self.statistics, rewards), np.float64)
         return observations, rewards, terminated, truncated, infos
 
 
@@ -535,7 +538,7 @@ class HostProjected(_HostWrapper):
 
     def step(self, actions: Any) -> VectorStep:
         """Advance under the lowered actions; observations and final observations are projected."""
-        array = check_action(self.name, self.action_space, actions, "this")
+        array = check_action(self.name, self.action_space, actions, self._steps + 1)
         pairs = zip(self.projections, array, strict=True)
         return super().step(np.stack([proj.lower_action(p, a) for p, a in pairs]))
 

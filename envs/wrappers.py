@@ -24,6 +24,13 @@ from gla.envs.base import (
     observation_size,
 )
 from gla.errors import GlaError
+from gla.normalization import (
+    OBSERVATION_CLIP,
+    Statistics,
+    normalize_observation,
+    normalize_reward,
+    statistics_of,
+)
 
 
 class Wrapper(Environment):
@@ -108,46 +115,6 @@ class Autoreset(Wrapper):
         state = jax.tree.map(pick, fresh_state, state)
         observation = pick(fresh_observation, ts.observation)
         return state, ts._replace(observation=observation, final_observation=ts.observation)
-
-
-class Statistics(NamedTuple):
-    """Normalisation statistics of one task, measured in a short window of random actions.
-
-    Attributes:
-        observation_mean: f32[n].
-        observation_std: f32[n], at least 1e-3.
-        reward_scale: f32[], standard deviation of the rewards, or 1 where they never vary.
-    """
-
-    observation_mean: jax.Array
-    observation_std: jax.Array
-    reward_scale: jax.Array
-
-
-OBSERVATION_CLIP = 10.0
-REWARD_CLIP = 10.0
-
-
-def statistics_of(observations: Any, rewards: Any) -> Statistics:
-    """Compute `Statistics` from a window: observations f32[..., n], rewards f32[...]."""
-    observations = jnp.reshape(jnp.asarray(observations, jnp.float32), (-1, observations.shape[-1]))
-    deviation = jnp.std(jnp.asarray(rewards, jnp.float32))
-    return Statistics(
-        jnp.mean(observations, 0),
-        jnp.maximum(jnp.std(observations, 0), 1e-3),
-        jnp.where(deviation > 1e-6, deviation, 1.0),
-    )
-
-
-def normalize_observation(statistics: Statistics, observation: jax.Array) -> jax.Array:
-    """Centre and scale observations f32[..., n], clipped to +-10."""
-    scaled = (observation - statistics.observation_mean) / statistics.observation_std
-    return jnp.clip(scaled, -OBSERVATION_CLIP, OBSERVATION_CLIP)
-
-
-def normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
-    """Scale rewards f32[...] without moving zero, clipped to +-10."""
-    return jnp.clip(reward / statistics.reward_scale, -REWARD_CLIP, REWARD_CLIP)
 
 
 def random_action(key: jax.Array, space: Any, shape: tuple[int, ...] = ()) -> jax.Array:

@@ -49,13 +49,9 @@ class ProjectionConfig:
     def __post_init__(self):
         for name in ("observation_dim", "action_dim"):
             if getattr(self, name) < 1:
-                raise GlaError(
-                    f"{name} is {getattr(self, name)}", "a whole number of at least 1"
-                )
+                raise GlaError(f"{name} is {getattr(self, name)}", "a whole number of at least 1")
         if self.kind not in ("gaussian", "orthogonal", "identity"):
-            raise GlaError(
-                f"projection kind is {self.kind!r}", "gaussian, orthogonal or identity"
-            )
+            raise GlaError(f"projection kind is {self.kind!r}", "gaussian, orthogonal or identity")
 
 
 class Projection(NamedTuple):

@@ -22,7 +22,9 @@ import numpy as np
 from gla import policy as pol
 from gla import projection as proj
 from gla.errors import GlaError
-from gla.tokens import Interface, make_tokens
+from gla.histories import HistoryStore
+from gla.normalization import Statistics, normalize_observation, normalize_reward
+from gla.tokens import make_tokens
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,7 @@ class SamplingConfig:
         for name in ("first_update", "gap", "lead"):
             low, high = getattr(self, name)
             if not 0 <= low <= high:
-                raise GlaError(
-                    f"sampling {name} is {low} to {high}", "a range 0 <= low <= high"
-                )
+                raise GlaError(f"sampling {name} is {low} to {high}", "a range 0 <= low <= high")
         if self.jitter < 0:
             raise GlaError(f"sampling jitter is {self.jitter}", "a whole number >= 0")
 
@@ -141,14 +141,10 @@ def sample_sequence(
     start = _uniform_int(keys[1], config.first_update)
     behaviour = start + number * _uniform_int(keys[2], config.gap)
     if config.jitter:
-        behaviour += jax.random.randint(
-            keys[3], behaviour.shape, -config.jitter, config.jitter + 1
-        )
+        behaviour += jax.random.randint(keys[3], behaviour.shape, -config.jitter, config.jitter + 1)
     behaviour = jnp.clip(behaviour, 0, updates - 1)
     ahead = jnp.minimum(behaviour + _uniform_int(keys[4], config.lead), updates - 1)
-    offset = jax.random.randint(
-        keys[5], (config.segments,), 0, steps - config.segment_length + 1
-    )
+    offset = jax.random.randint(keys[5], (config.segments,), 0, steps - config.segment_length + 1)
 
     def cut(array: jax.Array) -> jax.Array:
         """Gather the segments of one stream: [segments, segment_length, ...]."""
@@ -202,3 +198,60 @@ def sample_sequence(
     else:
         target = flat(target)
     return Sequences(tokens, target)
+
+
+def allocate(batch_size: int, weights: Sequence[float]) -> tuple[int, ...]:
+    """Share out a batch among sources in proportion to their weights, at least one each.
+
+    Raises:
+        GlaError: if a weight is not above 0 or the batch is smaller than the number of sources.
+    """
+    if any(not weight > 0 for weight in weights):
+        raise GlaError(f"weights are {list(weights)}", "numbers above 0")
+    if batch_size < len(weights):
+        raise GlaError(
+            f"a batch of {batch_size} sequences cannot hold {len(weights)} history sources",
+            mend=f"raise batch_size to at least {len(weights)}",
+        )
+    ideal = np.asarray(weights, float) / sum(weights) * batch_size
+    counts = np.maximum(np.floor(ideal).astype(int), 1)
+    while counts.sum() != batch_size:  # largest remainders up, largest excesses down
+        gap = ideal - counts
+        if counts.sum() < batch_size:
+            counts[np.argmax(gap)] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, gap, np.inf))] -= 1
+    return tuple(int(count) for count in counts)
+
+
+def from_store(store: HistoryStore) -> Histories:
+    """Read the complete part of a store as normalised arrays.
+
+    Observations and rewards are normalised by the task's random-policy window, as
+    `gla.envs.wrappers.Normalized` does for a task that has no history. The recorded policies take
+    raw observations, so their normalisers are composed with that one.
+
+    Raises:
+        GlaError: if the store is damaged or holds no complete block.
+    """
+    meta = store.meta
+    read = store.read
+    runs = read("reward_scale").shape[0]
+    run = np.repeat(np.arange(runs), meta.streams_per_run)
+    mean, std = read("observation_mean"), read("observation_std")
+    statistics = Statistics(mean[run][:, None, None], std[run][:, None, None], np.float32(1.0))
+    scale = Statistics(mean, std, read("reward_scale")[run][:, None, None])
+    shape = pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
+    policy = pol.unflatten(shape, jnp.asarray(read("policy")))
+    policy = policy._replace(
+        mean=(policy.mean - mean[:, None]) / std[:, None], std=policy.std / std[:, None]
+    )
+    return Histories(
+        observation=normalize_observation(statistics, jnp.asarray(read("observation"))),
+        action=jnp.asarray(read("action")),
+        reward=normalize_reward(scale, jnp.asarray(read("reward"))),
+        terminated=jnp.asarray(read("terminated")),
+        truncated=jnp.asarray(read("truncated")),
+        policy=policy,
+        run=jnp.asarray(run),
+    )

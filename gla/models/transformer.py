@@ -115,9 +115,7 @@ class Transformer(nn.Module):
         seen = jnp.arange(self.config.window)[None, :] <= cache.index[:, None]
         x = self.embed(token)
         keys, values = [], []
-        for block, old_keys, old_values in zip(
-            self.blocks, cache.keys, cache.values, strict=True
-        ):
+        for block, old_keys, old_values in zip(self.blocks, cache.keys, cache.values, strict=True):
             q, k, v = block.project(x, cache.index)
             keys.append(old_keys.at[rows, slot].set(k))
             values.append(old_values.at[rows, slot].set(v))
