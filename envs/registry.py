@@ -249,7 +249,7 @@ def find(id: str) -> EnvironmentSpec:
     hint = near_matches(name, bare)
     raise GlaError(
         f"no environment is called {id!r}{hint}",
-        "one of the ids in gla.envs.registry.TABLE, or its -Projected-v0 form",
+        "one of the ids that `gla envs list` shows, or its -Projected-v0 form",
     )
 
 

@@ -82,6 +82,16 @@ def describe(folder: str | os.PathLike) -> dict[str, Any]:
     return content
 
 
+def finish(folder: Path, step: int, reason: str):
+    """Record that training ended, so that a later call does not go on."""
+    write_json(folder / "finished.json", {"step": step, "reason": reason})
+
+
+def finished(folder: Path) -> bool:
+    """Return whether training has ended."""
+    return (folder / "finished.json").exists()
+
+
 def _manager(folder: Path):
     import orbax.checkpoint as ocp
 
@@ -99,6 +109,14 @@ def save(folder: Path, step: int, state: Any):
             return
         manager.save(step, args=ocp.args.StandardSave(jax.tree.map(lambda x: x, state)))
         manager.wait_until_finished()
+
+
+def latest_step(folder: Path) -> int:
+    """Return the step of the newest checkpoint, or 0 if there is none."""
+    if not (folder / "checkpoints").exists():
+        return 0
+    with _manager(folder) as manager:
+        return manager.latest_step() or 0
 
 
 def restore_latest(folder: Path, like: Any, default: Any = None) -> Any:

@@ -11,6 +11,7 @@ import dataclasses
 import json
 import math
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,7 +241,11 @@ def load_sources(config: MetaTrainConfig) -> tuple[list[Histories], list[str], b
 
 
 def meta_train(
-    config: MetaTrainConfig, path: str | os.PathLike, fresh: bool = False, progress: bool = True
+    config: MetaTrainConfig,
+    path: str | os.PathLike,
+    fresh: bool = False,
+    progress: bool = True,
+    minutes: float | None = None,
 ) -> Path:
     """Meta-train into the checkpoint folder `path`; go on from its last checkpoint.
 
@@ -252,6 +257,7 @@ def meta_train(
         path: checkpoint folder.
         fresh: delete a checkpoint folder that is there first.
         progress: show a progress bar with the loss by segment, early to late in the lifetime.
+        minutes: stop, and count as finished, after this many minutes of training in this call.
 
     Returns:
         The absolute path of the folder.
@@ -272,14 +278,17 @@ def meta_train(
     state = init_state(config, interface)
     state = checkpoints.restore_latest(folder, state, default=state)
     start = int(state.step)
-    if start >= config.steps:
+    if start >= config.steps or checkpoints.finished(folder):
         return folder
+    if minutes is not None and not minutes > 0:
+        raise GlaError(f"minutes is {minutes}", "a number above 0")
     step_function = jax.jit(
         lambda state, histories: train_steps(state, histories, config, interface),
         donate_argnums=0,
     )
     title = f"meta-train on {', '.join(n.split('/')[-1] for n in names)}"
     log = checkpoints.MetricsLog(folder, start)
+    began = time.monotonic()
     with Progress(title, config.steps, "steps", start, progress) as bar:
         try:
             while start < config.steps:
@@ -297,6 +306,10 @@ def meta_train(
                 log.write(step=start, **_as_json(values))
                 if start % config.checkpoint_every == 0 or start >= config.steps:
                     checkpoints.save(folder, start, state)
+                if minutes is not None and time.monotonic() - began > 60 * minutes:
+                    checkpoints.save(folder, start, state)
+                    checkpoints.finish(folder, start, f"stopped after {minutes:g} minutes")
+                    return folder
                 parts = " ".join(f"{x:.1f}" for x in values.by_segment)
                 bar.advance(
                     config.steps_per_dispatch,
@@ -305,6 +318,7 @@ def meta_train(
         except KeyboardInterrupt:
             checkpoints.save(folder, int(state.step), state)
             raise
+    checkpoints.finish(folder, start, "all steps done")
     return folder
 
 

@@ -1,0 +1,61 @@
+"""Find an agent by what a user typed: a checkpoint folder or `module:factory`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from gla.agents.base import Agent
+from gla.errors import GlaError
+
+
+def load_agent(spec: str) -> Agent:
+    """Return the agent behind `spec`.
+
+    Args:
+        spec: a folder written by `gla meta-train`, or `module:factory`, where calling the factory
+            without arguments gives an `Agent`. Modules are also looked for in the current folder.
+
+    Raises:
+        GlaError: if there is no such folder, module or factory, or it gives no agent.
+    """
+    if ":" not in spec or Path(spec).exists():
+        from gla.agents.gla import load
+
+        return load(spec)
+    module_name, _, factory_name = spec.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that it hides no installed package
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise GlaError(
+            f"agent {spec!r} cannot be loaded ({error})",
+            "a checkpoint folder, or module:factory of a module that can be imported",
+        ) from None
+    return check_agent(factory(), spec)
+
+
+def check_agent(agent: Any, name: str) -> Agent:
+    """Return `agent` if it has what the protocol asks for, with defaults for what may be left out.
+
+    `name` (default: the spec), `jittable` (False) and `view` (None) may be left out.
+
+    Raises:
+        GlaError: if `init` or `act` is missing.
+    """
+    for method in ("init", "act"):
+        if not callable(getattr(agent, method, None)):
+            raise GlaError(
+                f"agent {name!r} has no method {method}",
+                "an object with init(key, num_envs, observation_space, action_space) and "
+                "act(state, observation, reward, terminated, truncated, key)",
+            )
+    for attribute, default in (("name", name), ("jittable", False), ("view", None)):
+        if not hasattr(agent, attribute):
+            setattr(agent, attribute, default)
+    return agent

@@ -1,0 +1,59 @@
+"""Meta-test into a results file that is never lost and never made twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from gla import checkpoints
+from gla.agents.external import load_agent
+from gla.benchmarks import results as files
+from gla.benchmarks.results import Results
+from gla.benchmarks.runner import MetaTestConfig, meta_test
+from gla.errors import GlaError
+
+
+def describe_agent(spec: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return what identifies an agent, and the environment ids that it was meta-trained on."""
+    folder = Path(spec)
+    if not (folder / "config.json").exists():
+        return {"agent": spec}, ()
+    description = checkpoints.describe(folder)
+    return {
+        "agent": spec,
+        "training": description["training"],
+        "step": checkpoints.latest_step(folder.absolute()),
+    }, tuple(description["sources"])
+
+
+def meta_test_to_file(
+    spec: str, config: MetaTestConfig, path: Path, fresh: bool = False, progress: bool = True
+) -> Results:
+    """Run `meta_test` and write its results file, or return the file that already holds it.
+
+    Args:
+        spec: checkpoint folder or module:factory.
+        config: on what and for how long.
+        path: results file.
+        fresh: replace a file that is there.
+        progress: show a progress bar.
+
+    Raises:
+        GlaError: if the file holds something else, and as `meta_test` does.
+    """
+    details, sources = describe_agent(spec)
+    if path.exists() and not fresh:
+        old = files.read(path)
+        new = json.loads(json.dumps({"meta_test": dataclasses.asdict(config), **details}))
+        if {name: old.config.get(name) for name in new} == new:
+            return old
+        raise GlaError(
+            f"{path} holds the results of another test",
+            "a new file, or the same agent and settings",
+            "choose another file, or pass --fresh to replace it",
+        )
+    results = meta_test(load_agent(spec), config, sources, details, progress)
+    files.write(path, results)
+    return results

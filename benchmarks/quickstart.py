@@ -1,0 +1,162 @@
+"""The four verbs in a row, at a size that two CPU cores finish in minutes.
+
+Meta-trains on the random families, then meta-tests on never-seen random systems through unseen
+projections and on domains that were never trained on, and reports where the agent learned and
+where it did not.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from gla.agents.collect import CollectConfig, collect
+from gla.benchmarks.leaderboard import build
+from gla.benchmarks.metatest import meta_test_to_file
+from gla.benchmarks.report import write_report
+from gla.benchmarks.results import read
+from gla.benchmarks.runner import MetaTestConfig
+from gla.benchmarks.statistics import judge
+from gla.envs import registry
+from gla.files import os_errors
+from gla.histories import HistoryStore
+from gla.models import TransformerConfig
+from gla.projection import ProjectionConfig
+from gla.sampling import SamplingConfig
+from gla.training import MetaTrainConfig, meta_train
+
+MAX_TRAINING_MINUTES = 8.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the quickstart does.
+
+    Attributes:
+        collections: what is collected, in order.
+        weights: share of each collection in a batch.
+        training: meta-training, its histories left empty.
+        tests: meta-tests, in order.
+    """
+
+    collections: tuple[CollectConfig, ...]
+    weights: tuple[float, ...]
+    training: MetaTrainConfig
+    tests: tuple[MetaTestConfig, ...]
+
+
+def default_plan(seed: int = 0) -> Plan:
+    """Return the plan at the size of two CPU cores and a quarter of an hour."""
+    families = ("gla/RandomLinear-v0", "gla/RandomMechanics-v0", "gla/RandomNeural-v0")
+    sampling = SamplingConfig(
+        segments=8, segment_length=50, first_update=(0, 3), gap=(3, 7), lead=(8, 8)
+    )
+
+    def test(name: str, lifetimes: int, steps: int, null_steps: int) -> MetaTestConfig:
+        return MetaTestConfig(
+            f"gla/{name}-v0", lifetimes, steps, seed=seed, null_steps=null_steps
+        )
+
+    return Plan(
+        collections=tuple(CollectConfig(family, runs=192, seed=seed) for family in families),
+        weights=(2.0, 1.0, 1.0),
+        training=MetaTrainConfig(
+            projection=ProjectionConfig(observation_dim=24, action_dim=6),
+            sampling=sampling,
+            # Attention spans exactly what was trained on: 8 episodes of 50 steps.
+            model=TransformerConfig(width=128, layers=3, heads=4, window=sampling.length),
+            batch_size=16,
+            steps=2200,
+            seed=seed,
+        ),
+        tests=(
+            test("RandomLinear", 64, 400, 200),
+            test("RandomMechanics", 64, 400, 200),
+            test("RandomNeural", 64, 400, 200),
+            test("Pendulum", 32, 2000, 1000),
+            test("ReacherMisc", 32, 1000, 500),
+            test("Reacher", 32, 1000, 250),
+            test("HalfCheetah", 16, 3000, 1000),
+            test("CartpoleSwingup", 16, 3000, 1000),
+        ),
+    )
+
+
+def quickstart(out: str = "runs/quickstart", fresh: bool = False, seed: int = 0) -> None:
+    """Collect, meta-train, meta-test and report, small: about ten minutes on two CPU cores.
+
+    Run it again to reuse what is finished and go on with what is not.
+
+    Args:
+        out: folder for everything that is made.
+        fresh: delete what is there and start again.
+        seed: of tasks, weights, projections and tests.
+    """
+    run(default_plan(seed), Path(out), fresh)
+
+
+def run(plan: Plan, out: Path, fresh: bool = False) -> None:
+    """Carry a plan out in `out`, reusing finished stages, and print the verdicts."""
+    out = out.absolute()
+    with os_errors(out, "write to"):
+        out.mkdir(parents=True, exist_ok=True)
+    stores = []
+    _say(1, "collect: PPO learns many random tasks and every step of its learning is recorded")
+    for collection in plan.collections:
+        name = registry.find(collection.environment).id.split("/")[-1]
+        path = out / "histories" / name
+        store = collect(collection, path, fresh and path.exists())
+        print(store.describe())
+        stores.append(path)
+    _say(2, "meta-train: a Transformer learns to continue those histories, only faster")
+    agent = train(plan, stores, out / "agent", fresh)
+    _say(3, "meta-test: frozen weights, tasks and bodies it has never seen, rewards alone")
+    files = []
+    for config in plan.tests:
+        spec = registry.find(config.environment)
+        if not available(spec.source):
+            print(f"{spec.id}: left out, {spec.source} is not installed on this Python")
+            continue
+        file = out / "results" / f"{spec.id.split('/')[-1]}.json"
+        print(judge(meta_test_to_file(str(agent), config, file, fresh)).sentence)
+        files.append(file)
+    _say(4, "leaderboard and report")
+    for problem in build(files, out / "leaderboard"):
+        print(f"left out of the leaderboard: {problem}", file=sys.stderr)
+    notes = [HistoryStore.open(path).describe() for path in stores]
+    report = write_report(files, out / "report", "gla quickstart", notes)
+    summary(files)
+    print(f"\nreport:      {report}\nleaderboard: {out / 'leaderboard' / 'index.html'}")
+
+
+def train(plan: Plan, stores: list[Path], folder: Path, fresh: bool) -> Path:
+    """Meta-train as the plan says; histories are named relative to nothing, by full path."""
+    from dataclasses import replace
+
+    config = replace(
+        plan.training, histories=tuple(str(path) for path in stores), weights=plan.weights
+    )
+    return meta_train(
+        config, folder, fresh and folder.exists(), minutes=MAX_TRAINING_MINUTES
+    )
+
+
+def available(source: str) -> bool:
+    """Return whether the simulator behind a registry row can be imported here."""
+    needs = "dm_control" if "dm_control" in source else ""
+    return not needs or importlib.util.find_spec(needs) is not None
+
+
+def summary(files: list[Path]) -> None:
+    """Print where the agent learned and where it did not, in those words."""
+    verdicts = [judge(read(file)) for file in files]
+    print()
+    for title, learned in (("Learned on", True), ("Did not learn on", False)):
+        names = [verdict.environment for verdict in verdicts if verdict.learned == learned]
+        print(f"{title}: {', '.join(names) if names else 'nothing'}")
+
+
+def _say(number: int, text: str) -> None:
+    print(f"\n[{number}/4] {text}", flush=True)

@@ -1,0 +1,402 @@
+"""Reference scores: the best null controller and an expert of our own for every registered id.
+
+They are the two ends of the scale on which agents are scored, 0 and 1. The expert is a long PPO
+run of this package; `RECIPES` holds its settings, so that `gla references ID` measures the same
+numbers again.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gla import policy as pol
+from gla.agents import ppo
+from gla.agents.backends import map_runs
+from gla.agents.base import Agent
+from gla.agents.nulls import null_controllers
+from gla.agents.policy_agent import PolicyAgent
+from gla.agents.ppo_host import train_host
+from gla.benchmarks.results import Lifetime
+from gla.benchmarks.runner import MetaTestConfig, World, lifetimes_of, make_world, run_agent
+from gla.benchmarks.statistics import Interval, beats, bootstrap_interval
+from gla.envs import registry
+from gla.envs.registry import EnvironmentSpec
+from gla.envs.splits import RunKeys, run_keys, task_key
+from gla.envs.wrappers import Autoreset, TimeLimit
+from gla.errors import GlaError
+from gla.files import write_text
+from gla.packages import package_versions
+from gla.progress import Progress
+
+CURVE_POINTS = 50
+FINALISTS = 3
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the references of one id are measured.
+
+    Attributes:
+        ppo: settings of the expert's training.
+        lifetimes: number of lifetimes of the final measurements; in a family, tasks.
+        episodes: episodes of each of them that count.
+        screening: lifetimes on which all null controllers compete for the final measurement.
+        per_task: train one expert on each task (families), not one for all.
+        block: tasks that are trained as one compiled call.
+        seed: seed of the expert's training.
+    """
+
+    ppo: ppo.PPOConfig
+    lifetimes: int = 64
+    episodes: int = 1
+    screening: int = 8
+    per_task: bool = False
+    block: int = 4
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("lifetimes", "episodes", "screening", "block"):
+            if getattr(self, name) < 1:
+                raise GlaError(f"recipe {name} is {getattr(self, name)}", "a whole number >= 1")
+
+    @property
+    def steps(self) -> int:
+        """Environment steps of one expert's training."""
+        return self.ppo.num_envs * self.ppo.num_steps * self.ppo.num_updates
+
+
+def _ppo(envs: int, steps: int, updates: int, **changes: Any) -> ppo.PPOConfig:
+    """Settings that suit most long runs."""
+    defaults: dict[str, Any] = {
+        "epochs": 10,
+        "minibatches": 32,
+        "learning_rate": 3e-4,
+        "anneal": True,
+        "gamma": 0.99,
+        "hidden": 64,
+    }
+    return ppo.PPOConfig(
+        num_envs=envs, num_steps=steps, num_updates=updates, **{**defaults, **changes}
+    )
+
+
+_FAMILY = Recipe(
+    _ppo(16, 50, 150, epochs=8, minibatches=8, learning_rate=1e-3, gamma=0.97, hidden=32),
+    episodes=4,
+    screening=64,
+    per_task=True,
+)
+
+RECIPES: dict[str, Recipe] = {
+    "gla/RandomLinear-v0": _FAMILY,
+    "gla/RandomMechanics-v0": _FAMILY,
+    "gla/RandomNeural-v0": _FAMILY,
+    "gla/Pendulum-v0": Recipe(
+        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=128, screening=32
+    ),
+    "gla/CartPole-v0": Recipe(_ppo(32, 128, 100, learning_rate=1e-3), screening=32),
+    "gla/ReacherMisc-v0": Recipe(
+        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.97), lifetimes=128, screening=64
+    ),
+    "gla/PointRobotMisc-v0": Recipe(
+        _ppo(32, 200, 100, learning_rate=1e-3, gamma=0.97), lifetimes=256, screening=64
+    ),
+    # Reward comes only at the top of the hill, so: many environments, whole episodes and noise as
+    # wide as the policy allows, until chance finds it.
+    "gla/MountainCarContinuous-v0": Recipe(
+        _ppo(64, 999, 30, minibatches=37, gamma=0.999, initial_log_std=0.5), screening=16
+    ),
+    "gla/Reacher-v0": Recipe(
+        _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32
+    ),
+    "gla/HalfCheetah-v0": Recipe(_ppo(16, 256, 488)),
+    "gla/Ant-v0": Recipe(_ppo(16, 256, 488, initial_log_std=-1.0), screening=4),
+    "gla/CartpoleBalance-v0": Recipe(_ppo(16, 250, 75)),
+    "gla/CartpoleSwingup-v0": Recipe(_ppo(16, 250, 250)),
+}
+
+
+def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dict[str, Any]:
+    """Measure the reference scores of one id.
+
+    Null controllers compete on `recipe.screening` lifetimes of the validation split; the best few
+    meet the test split, where the winner is the reference, so that luck in the choice does not
+    raise its score. The expert's final policy plays there too, deterministically.
+
+    Args:
+        id: a plain registered id.
+        progress: show progress bars on standard error.
+        recipe: settings; None takes those of `RECIPES`.
+
+    Returns:
+        The entry of `envs/references.json`: `null` (controller, return, low, high, episodes),
+        `expert` (return, low, high, episodes, steps, seed, provenance, command, seconds, curve)
+        and `expert_beats_null`, which is false where the 95% intervals overlap.
+
+    Raises:
+        GlaError: if the id is unknown or projected, has no recipe, or a value is not finite.
+    """
+    spec = registry.find(id)
+    if spec.projected:
+        raise GlaError(
+            f"{spec.full_id} is projected",
+            "a plain id",
+            f"measure {spec.id}, whose returns mean the same",
+        )
+    if recipe is None and spec.id not in RECIPES:
+        raise GlaError(f"there is no recipe for {spec.id}", "one in gla.benchmarks.references")
+    recipe = recipe or RECIPES[spec.id]
+    null_name, null = _measure_null(spec, recipe, progress)
+    began = time.monotonic()
+    policy, finished = _train(spec, recipe, progress)
+    seconds = time.monotonic() - began
+    agent = PolicyAgent(policy, spec.action_kind == "discrete")
+    with_world = _World(spec, recipe, "test", recipe.lifetimes)
+    expert = with_world.play([agent], "expert", progress)[0]
+    episodes = recipe.lifetimes * recipe.episodes
+    return {
+        "null": {"controller": null_name, **_as_numbers(null), "episodes": episodes},
+        "expert": {
+            **_as_numbers(expert),
+            "episodes": episodes,
+            "steps": recipe.steps,
+            "seed": recipe.seed,
+            "provenance": _provenance(recipe),
+            "command": f"gla references {spec.id}",
+            "seconds": round(seconds, 1),
+            "curve": thin(finished, recipe.steps),
+        },
+        "expert_beats_null": beats(expert, null),
+    }
+
+
+def update_file(path: str | os.PathLike[str], id: str, entry: dict[str, Any]) -> None:
+    """Put one entry into a file of references, atomically; other entries stay.
+
+    Args:
+        path: such as `envs/references.json`; made if it is not there.
+        id: a plain registered id.
+        entry: from `measure`.
+
+    Raises:
+        GlaError: if the file holds something else or cannot be written, or the entry is no JSON.
+    """
+    path = Path(path)
+    try:
+        table = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except (ValueError, OSError) as error:
+        raise GlaError(f"{path} cannot be read as JSON ({error})", "a file of references") from None
+    if not isinstance(table, dict):
+        raise GlaError(f"{path} holds a {type(table).__name__}", "an object with an entry per id")
+    table[registry.find(id).id] = entry
+    order = {known: place for place, known in enumerate(registry.TABLE)}
+    names = sorted(table, key=lambda name: (order.get(name, len(order)), name))
+    try:
+        blocks = [f" {json.dumps(name)}: {_lines(table[name])}" for name in names]
+    except (TypeError, ValueError) as error:
+        raise GlaError(
+            f"the references of {id} cannot be written as JSON ({error})", "plain, finite values"
+        ) from None
+    write_text(path, "{\n" + ",\n".join(blocks) + "\n}\n")
+
+
+def thin(
+    finished: np.ndarray, steps: int, points: int = CURVE_POINTS
+) -> list[tuple[int, float]]:
+    """Average finished episodes over windows of steps.
+
+    Args:
+        finished: f64[E, 2], steps taken when an episode ended, and its return.
+        steps: steps of the whole training.
+        points: number of windows.
+
+    Returns:
+        (last step of the window, mean return) for every window in which an episode ended.
+    """
+    window = np.clip(np.ceil(finished[:, 0] * points / steps).astype(int) - 1, 0, points - 1)
+    return [
+        (round((index + 1) * steps / points), _short(finished[window == index, 1].mean()))
+        for index in np.unique(window)
+    ]
+
+
+class _World:
+    """Lifetimes of one split on which several agents play, closed after one call of `play`."""
+
+    def __init__(self, spec: EnvironmentSpec, recipe: Recipe, split: Any, lifetimes: int):
+        steps = spec.horizon * recipe.episodes
+        self.config = MetaTestConfig(spec.id, lifetimes=lifetimes, steps=steps, split=split)
+        self.world: World = make_world(self.config)
+        self.episodes = recipe.episodes
+
+    def play(self, agents: Sequence[Agent], what: str, progress: bool) -> list[Interval]:
+        """Return the mean return of each agent with its interval over lifetimes."""
+        total = len(agents) * self.config.lifetimes * self.config.steps
+        title = f"{what} on {self.config.environment}"
+        intervals = []
+        with Progress(title, total, "steps", enabled=progress) as bar:
+            try:
+                for agent in agents:
+                    tick = functools.partial(_tick, bar, self.config.lifetimes, agent.name)
+                    trace = run_agent(agent, self.world, self.config, tick=tick)
+                    intervals.append(_interval(lifetimes_of(trace), self.episodes))
+            finally:
+                self.world.close()
+        return intervals
+
+
+def _tick(bar: Progress, rows: int, name: str, steps: int) -> None:
+    bar.advance(steps * rows, name)
+
+
+def _interval(lifetimes: Sequence[Lifetime], episodes: int) -> Interval:
+    """Return the mean over the first `episodes` episodes of each lifetime.
+
+    Counting all whole episodes would favour short ones where lengths differ; the first few always
+    fit, because lifetimes are that many horizons long.
+    """
+    means = [np.mean(life.episode_returns[:episodes]) for life in lifetimes]
+    return bootstrap_interval(np.array(means))
+
+
+def _measure_null(spec: EnvironmentSpec, recipe: Recipe, progress: bool) -> tuple[str, Interval]:
+    screen = _World(spec, recipe, "validation", recipe.screening)
+    agents = null_controllers(screen.world.action_space)
+    seen = screen.play(agents, "null controllers", progress)
+    # Sorting is stable, so of equals the first of the list, such as zero action, stays first.
+    ranks = sorted(range(len(agents)), key=lambda index: -seen[index].estimate)
+    finalists = [agents[index] for index in ranks[:FINALISTS]]
+    final = _World(spec, recipe, "test", recipe.lifetimes)
+    measured = final.play(finalists, "best null controllers", progress)
+    best = max(range(len(finalists)), key=lambda index: measured[index].estimate)
+    return finalists[best].name, measured[best]
+
+
+def _train(
+    spec: EnvironmentSpec, recipe: Recipe, progress: bool
+) -> tuple[pol.PolicyParams, np.ndarray]:
+    """Return the expert's policy, stacked over tasks in families, and its finished episodes."""
+    if spec.kind == "functional":
+        return _train_functional(spec, recipe, progress)
+    vec = registry.make_host(spec.id, recipe.ppo.num_envs)
+    try:
+        key = task_key("train", recipe.seed)
+        learner, finished = train_host(vec, recipe.ppo, key, progress)
+    finally:
+        vec.close()
+    return learner.policy, finished
+
+
+def _training_keys(recipe: Recipe, index: jax.Array) -> tuple[jax.Array, RunKeys]:
+    """Return the key that draws task `index` and the keys of its training.
+
+    In families the task is that of the test, its episodes and noise are not.
+    """
+    if not recipe.per_task:
+        keys = run_keys(task_key("train", recipe.seed, index))
+        return keys.task, keys
+    task = run_keys(task_key("test", 0, index)).task
+    keys = run_keys(task_key("train", recipe.seed, index))
+    return task, keys
+
+
+def _train_functional(
+    spec: EnvironmentSpec, recipe: Recipe, progress: bool
+) -> tuple[pol.PolicyParams, np.ndarray]:
+    bare = registry.make_functional(spec.id)
+    env, config = Autoreset(TimeLimit(bare)), recipe.ppo
+    count = recipe.lifetimes if recipe.per_task else 1
+
+    def one(index):
+        task, keys = _training_keys(recipe, index)
+        params = bare.sample_params(task)
+        learner, record = ppo.train(keys, env, params, config, config.num_envs)
+        done = record["terminated"] | record["truncated"]
+        return learner.policy, record["reward"], done
+
+    block = min(recipe.block, count)
+    train = jax.jit(lambda tasks: map_runs(one, tasks))
+    policies, finished = [], []
+    with Progress(f"ppo on {spec.id}", count * recipe.steps, "steps", enabled=progress) as bar:
+        for start in range(0, count, block):
+            # A short last block is padded, so that only one program is compiled.
+            tasks = jnp.minimum(jnp.arange(block) + start, count - 1)
+            policy, reward, done = jax.tree.map(np.asarray, train(tasks))
+            policy, reward, done = jax.tree.map(lambda x: x[: count - start], (policy, reward, done))
+            if not np.isfinite(reward).all() or not all(np.isfinite(x).all() for x in policy):
+                raise GlaError(
+                    f"ppo on {spec.id} met values that are not finite",
+                    "finite rewards and weights",
+                    "bound the environment or lower the learning rate",
+                )
+            policies.append(policy)
+            ended = _finished(reward, done)
+            finished.append(ended)
+            last = ended[ended[:, 0] > 0.9 * recipe.steps, 1]
+            note = f"return {last.mean():.2f}" if len(last) else ""
+            bar.advance(len(reward) * recipe.steps, note)
+    stacked: pol.PolicyParams = jax.tree.map(lambda *parts: np.concatenate(parts), *policies)
+    if not recipe.per_task:
+        stacked = jax.tree.map(lambda part: part[0], stacked)
+    return stacked, np.concatenate(finished)
+
+
+def _finished(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
+    """List the finished episodes of f32[B, R, U, T] rewards and ends: f64[E, 2] as `thin` takes."""
+    rows, envs = reward.reshape(-1, *reward.shape[2:]), reward.shape[1]
+    rewards = rows.reshape(len(rows), -1).T
+    lives = lifetimes_of_arrays(rewards, done.reshape(len(rows), -1).T)
+    pairs = [
+        np.stack([np.cumsum(life.episode_lengths) * envs, life.episode_returns], 1)
+        for life in lives
+        if not life.unfinished
+    ]
+    return np.concatenate(pairs) if pairs else np.zeros((0, 2))
+
+
+def lifetimes_of_arrays(reward: np.ndarray, done: np.ndarray) -> tuple[Lifetime, ...]:
+    """Cut rewards f32[K, N] at ends bool[K, N] into episodes."""
+    from gla.benchmarks.runner import Trace
+
+    return lifetimes_of(Trace(reward, done))
+
+
+def _provenance(recipe: Recipe) -> str:
+    versions = package_versions()
+    count = f"{recipe.steps / 1e6:.2g}M steps" if recipe.steps >= 1e5 else f"{recipe.steps:,} steps"
+    what = f"PPO, {count}"
+    if recipe.per_task:
+        what = f"PPO on each of {recipe.lifetimes} test tasks, {count} each"
+    gla = versions.get("gla", "unreleased")
+    return f"{what}, seed {recipe.seed}, deterministic policy, gla {gla}, jax {versions['jax']}"
+
+
+def _as_numbers(interval: Interval) -> dict[str, float]:
+    return {
+        "return": _short(interval.estimate),
+        "low": _short(interval.low),
+        "high": _short(interval.high),
+    }
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _lines(entry: Any) -> str:
+    """Write an entry with one line for each of its parts."""
+    if not isinstance(entry, dict):
+        return json.dumps(entry, allow_nan=False)
+    parts = [f"  {json.dumps(k)}: {json.dumps(v, allow_nan=False)}" for k, v in entry.items()]
+    return "{\n" + ",\n".join(parts) + "\n }"
