@@ -107,14 +107,24 @@ def build(
     return problems
 
 
-def rank(intervals: Sequence[Interval]) -> list[int | None]:
-    """Return 1 plus the number of intervals that lie wholly above each.
+def ranks(intervals: Sequence[Interval]) -> list[tuple[int, int] | None]:
+    """Return the best and the worst rank of each that its interval allows.
 
-    Those that overlap with the interval of the highest lower bound, which nothing beats, all get
-    rank 1. An interval without bounds gets no rank, and counts for no one else's.
+    The best is 1 plus the number that beat it, the worst leaves below it only those that it beats.
+    Whatever overlaps has overlapping ranks, so nothing is ordered that the intervals leave open,
+    and nothing that overlaps with the highest lower bound has a best rank other than 1. Without
+    bounds there is no rank, nor an influence on others' ranks.
+
+    Source: the rank bounds that Chatbot Arena shows (Chiang et al. 2024, arXiv 2403.04132).
     """
+    known = [one for one in intervals if one.known]
     return [
-        1 + sum(beats(other, one) for other in intervals if other.known) if one.known else None
+        (
+            1 + sum(beats(other, one) for other in known),
+            len(known) - sum(beats(one, other) for other in known),
+        )
+        if one.known
+        else None
         for one in intervals
     ]
 
@@ -177,7 +187,7 @@ def _table(files: list[_File]) -> dict[str, Any]:
     span = (min(reach, default=0.0), max(reach, default=0.0))
     rows = [
         _row(agent, last, place, ends, digits, span, floor)
-        for agent, last, place in zip(merged.agents, lasts, rank(lasts), strict=True)
+        for agent, last, place in zip(merged.agents, lasts, ranks(lasts), strict=True)
     ]
     if expert is not None and merged.references.get("expert"):
         rows.append(_reference(expert, ends, digits, span))
@@ -193,7 +203,7 @@ def _table(files: list[_File]) -> dict[str, Any]:
 def _row(
     agent: AgentResult,
     last: Interval,
-    place: int | None,
+    place: tuple[int, int] | None,
     ends: Scale,
     digits: int,
     span: tuple[float, float],
@@ -209,7 +219,8 @@ def _row(
         "name": agent.name,
         "kind": kind,
         "style": style,
-        "rank": place,
+        "rank": place[0] if place else None,
+        "spread": f"{place[0]} to {place[1]}" if place and place[0] < place[1] else "",
         "lifetimes": len(agent.lifetimes),
         "episodes": episode_count(counts),
         "most_episodes": max(counts),
@@ -229,6 +240,7 @@ def _reference(
         "kind": "stored reference",
         "style": "reference",
         "rank": None,
+        "spread": "",
         "lifetimes": None,
         "episodes": "",
         "most_episodes": None,

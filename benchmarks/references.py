@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import gla
 from gla import policy as pol
 from gla.agents import ppo
 from gla.agents.backends import map_runs
@@ -28,7 +29,14 @@ from gla.agents.nulls import null_controllers
 from gla.agents.policy_agent import PolicyAgent
 from gla.agents.ppo_host import train_host
 from gla.benchmarks.results import Lifetime
-from gla.benchmarks.runner import MetaTestConfig, World, lifetimes_of, make_world, run_agent
+from gla.benchmarks.runner import (
+    MetaTestConfig,
+    Trace,
+    World,
+    lifetimes_of,
+    make_world,
+    run_agent,
+)
 from gla.benchmarks.statistics import Interval, beats, bootstrap_interval
 from gla.envs import registry
 from gla.envs.registry import EnvironmentSpec
@@ -36,7 +44,6 @@ from gla.envs.splits import RunKeys, run_keys, task_key
 from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError
 from gla.files import write_text
-from gla.packages import package_versions
 from gla.progress import Progress
 
 CURVE_POINTS = 50
@@ -356,7 +363,7 @@ def _finished(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
     """List the finished episodes of f32[B, R, U, T] rewards and ends: f64[E, 2] as `thin` takes."""
     rows, envs = reward.reshape(-1, *reward.shape[2:]), reward.shape[1]
     rewards = rows.reshape(len(rows), -1).T
-    lives = lifetimes_of_arrays(rewards, done.reshape(len(rows), -1).T)
+    lives = lifetimes_of(Trace(rewards, done.reshape(len(rows), -1).T))
     pairs = [
         np.stack([np.cumsum(life.episode_lengths) * envs, life.episode_returns], 1)
         for life in lives
@@ -365,21 +372,13 @@ def _finished(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
     return np.concatenate(pairs) if pairs else np.zeros((0, 2))
 
 
-def lifetimes_of_arrays(reward: np.ndarray, done: np.ndarray) -> tuple[Lifetime, ...]:
-    """Cut rewards f32[K, N] at ends bool[K, N] into episodes."""
-    from gla.benchmarks.runner import Trace
-
-    return lifetimes_of(Trace(reward, done))
-
-
 def _provenance(recipe: Recipe) -> str:
-    versions = package_versions()
     count = f"{recipe.steps / 1e6:.2g}M steps" if recipe.steps >= 1e5 else f"{recipe.steps:,} steps"
     what = f"PPO, {count}"
     if recipe.per_task:
         what = f"PPO on each of {recipe.lifetimes} test tasks, {count} each"
-    gla = versions.get("gla", "unreleased")
-    return f"{what}, seed {recipe.seed}, deterministic policy, gla {gla}, jax {versions['jax']}"
+    versions = f"gla {gla.__version__}, jax {jax.__version__}"
+    return f"{what}, seed {recipe.seed}, deterministic policy, {versions}"
 
 
 def _as_numbers(interval: Interval) -> dict[str, float]:

@@ -5,6 +5,9 @@ are evaluated where they stand (no `from __future__ import annotations`), becaus
 tyro reads name classes imported inside functions.
 """
 
+import contextlib
+import functools
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,10 +18,48 @@ from gla.errors import GlaError, near_matches
 
 
 def _parse(function: Callable, arguments: Sequence[str], name: str):
-    """Call `function` with arguments parsed by tyro from its signature and docstring."""
+    """Call `function` with arguments parsed by tyro from its signature and docstring.
+
+    Raises:
+        GlaError: words that tyro does not understand, said in one line instead of its box.
+    """
     import tyro
 
-    return tyro.cli(function, prog=f"gla {name}", args=list(arguments))
+    calls = []
+
+    @functools.wraps(function)
+    def remember(*args, **kwargs):
+        calls.append((args, kwargs))
+
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            tyro.cli(remember, prog=f"gla {name}", args=list(arguments))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise GlaError(_one_line(complaint.getvalue()), mend=f"see `gla {name} --help`") from None
+    # Called out here, so that what the command itself prints is not taken for a complaint.
+    args, kwargs = calls[0]
+    return function(*args, **kwargs)
+
+
+def _one_line(box: str) -> str:
+    """Return what a box of tyro says: its first paragraph, and a suggestion if it has one."""
+    paragraphs: list[list[str]] = [[]]
+    for line in box.splitlines():
+        text = line.strip(" │╭╮╰╯─")
+        if line.lstrip().startswith("╭"):
+            continue
+        if text:
+            paragraphs[-1].append(text)
+        elif paragraphs[-1]:
+            paragraphs.append([])  # a rule between paragraphs
+    said = " ".join(paragraphs[0])
+    for words in paragraphs[1:]:
+        if words and words[0].startswith("Perhaps you meant") and len(words) > 1:
+            said += f" (perhaps you meant {words[1].split()[0]})"
+    return said or "the command line was not understood"
 
 
 def _quickstart(arguments: Sequence[str]):
@@ -33,7 +74,7 @@ def _collect(arguments: Sequence[str]):
     from gla.agents.collect import CollectConfig, collect
 
     def command(
-        out: tyro.conf.Positional[str],
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
         config: Annotated[CollectConfig, tyro.conf.arg(name="")],
         fresh: bool = False,
     ):
@@ -55,7 +96,7 @@ def _meta_train(arguments: Sequence[str]):
     from gla.training import MetaTrainConfig, meta_train
 
     def command(
-        out: tyro.conf.Positional[str],
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
         config: Annotated[MetaTrainConfig, tyro.conf.arg(name="")],
         minutes: float | None = None,
         fresh: bool = False,
@@ -81,7 +122,7 @@ def _meta_test(arguments: Sequence[str]):
     from gla.benchmarks.statistics import judge
 
     def command(
-        out: tyro.conf.Positional[str],
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
         agent: str,
         config: Annotated[MetaTestConfig, tyro.conf.arg(name="")],
         fresh: bool = False,
@@ -115,7 +156,10 @@ def _leaderboard(arguments: Sequence[str]) -> int:
         )
     problems: list[str] = []
 
-    def command(results: tyro.conf.Positional[tuple[str, ...]], out: str = "leaderboard"):
+    def command(
+        results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RESULTS")],
+        out: str = "leaderboard",
+    ):
         """Build the leaderboard, a static site, from results files.
 
         Args:
@@ -147,7 +191,9 @@ def _envs(arguments: Sequence[str]):
             f"{spec.id:<30} {spec.kind:<11} {spec.action_kind:<11} {spec.horizon:>7} "
             f"{scores[0]:>9} {scores[1]:>9}"
         )
-    print("Each also exists as gla/<Name>-Projected-v0; null is the best controller that never looks.")
+    print(
+        "Each also exists as gla/<Name>-Projected-v0; null is the best controller that never looks."
+    )
 
 
 def _histories(arguments: Sequence[str]) -> int:
@@ -155,7 +201,9 @@ def _histories(arguments: Sequence[str]) -> int:
 
     from gla.histories import HistoryStore
 
-    def describe(path: tyro.conf.Positional[str]) -> int:
+    def describe(
+        path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+    ) -> int:
         """Say what a history store holds.
 
         Args:
@@ -164,7 +212,10 @@ def _histories(arguments: Sequence[str]) -> int:
         print(HistoryStore.open(path).describe())
         return 0
 
-    def verify(path: tyro.conf.Positional[str], repair: bool = False) -> int:
+    def verify(
+        path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+        repair: bool = False,
+    ) -> int:
         """Read every chunk of a history store and compare checksums.
 
         Args:
@@ -188,7 +239,8 @@ def _references(arguments: Sequence[str]):
     from gla.benchmarks import references
 
     def command(
-        ids: tyro.conf.Positional[tuple[str, ...]], out: str = "envs/references.json"
+        ids: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID")],
+        out: str = "envs/references.json",
     ):
         """Measure null and expert reference scores (a long PPO run each) and store them.
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,10 +15,11 @@ from gla.projection import ProjectionConfig
 # (n, k, observation_dim, action_dim): tight, loose and lopsided; few, because each one compiles.
 SIZES = [(1, 1, 1, 1), (4, 2, 24, 6), (7, 5, 7, 5), (3, 1, 8, 4)]
 sizes = st.sampled_from(SIZES)
-kinds = st.sampled_from(["gaussian", "orthogonal", "identity"])
+kinds = st.sampled_from(["gaussian", "identity"])  # of action maps: orthogonal's is gaussian's
 seeds = st.integers(0, 2**31 - 1)
 _sample = jax.jit(proj.sample, static_argnums=(1, 2, 3))
 _lift_action = jax.jit(proj.lift_action)
+_lower_action = jax.jit(proj.lower_action)
 _lift_slot = jax.jit(proj.lift_slot)
 _lift_logits = jax.jit(proj.lift_logits)
 
@@ -30,12 +32,12 @@ def draw(seed, size, kind="gaussian"):
 @given(seeds, sizes, kinds)
 def test_lowering_a_lifted_action_gives_it_back(seed, size, kind):
     projection = draw(seed, size, kind)
-    keys = jax.random.split(jax.random.key(seed + 1))
-    action = 3.0 * jax.random.normal(keys[0], (10, size[1]))
-    noise = 5.0 * jax.random.normal(keys[1], (10, size[3]))
+    rng = np.random.default_rng(seed)
+    action = 3.0 * rng.normal(size=(10, size[1])).astype(np.float32)
+    noise = 5.0 * rng.normal(size=(10, size[3])).astype(np.float32)
     lifted = _lift_action(projection, action, noise)
     assert lifted.shape == (10, size[3])
-    np.testing.assert_allclose(proj.lower_action(projection, lifted), action, atol=1e-5)
+    np.testing.assert_allclose(_lower_action(projection, lifted), action, atol=1e-5)
 
 
 @given(seeds, sizes, kinds)
@@ -60,12 +62,12 @@ def test_null_noise_changes_only_what_the_task_never_sees():
 
 def test_unit_variance_observations_keep_their_scale():
     n, dim = 4, 64
-    observations = jax.random.normal(jax.random.key(0), (400, n))
-    squares = np.sum(np.square(observations), -1)
+    observations = np.random.default_rng(0).normal(size=(400, n))
+    squares = np.sum(observations**2, -1)
     for kind, spread in (("gaussian", 0.05), ("orthogonal", 1e-4)):
-        maps = jax.vmap(
-            lambda key, kind=kind: proj.sample(key, ProjectionConfig(dim, 4, kind), n, 2)
-        )(jax.random.split(jax.random.key(1), 200)).observation_map
+        config = ProjectionConfig(dim, 4, kind)
+        draw_map = jax.jit(lambda key, c=config: proj.sample(key, c, n, 2).observation_map)
+        maps = jax.vmap(draw_map)(jax.random.split(jax.random.key(1), 200))
         entries = np.asarray(maps)
         assert entries.shape == (200, dim, n)
         assert abs(entries.mean()) < 0.01
@@ -112,11 +114,10 @@ def test_slots_are_permuted_differently_by_different_keys():
 @given(seeds, sizes)
 def test_a_lifted_slot_lowers_back(seed, size):
     projection = draw(seed, size)
-    keys = jax.random.split(jax.random.key(seed + 1))
-    actions = jax.random.randint(keys[0], (50,), 0, size[1])
-    slots = _lift_slot(keys[1], projection, actions)
+    actions = np.random.default_rng(seed).integers(0, size[1], 50, np.int32)
+    slots = _lift_slot(jax.random.key(seed + 1), projection, actions)
     assert slots.dtype == jnp.int32
-    np.testing.assert_array_equal(proj.lower_action(projection, slots), actions)
+    np.testing.assert_array_equal(_lower_action(projection, slots), actions)
 
 
 def test_all_slots_of_an_action_are_used_equally():
@@ -142,10 +143,10 @@ def test_lifted_logits_are_the_frequencies_of_lifted_actions():
 @given(seeds, sizes)
 def test_lifted_logits_sum_to_one_and_add_up_to_the_actions(seed, size):
     projection = draw(seed, size)
-    logits = 3.0 * jax.random.normal(jax.random.key(seed), (5, size[1]))
+    logits = 3.0 * np.random.default_rng(seed).normal(size=(5, size[1])).astype(np.float32)
     slots = np.exp(_lift_logits(projection, logits))
     back = np.stack([slots[:, np.asarray(projection.slots) == a].sum(-1) for a in range(size[1])])
-    np.testing.assert_allclose(back.T, jax.nn.softmax(logits), atol=1e-5)
+    np.testing.assert_allclose(back.T, scipy.special.softmax(logits, -1), atol=1e-5)
 
 
 def test_the_lifted_distribution_is_that_of_lifted_samples():
@@ -202,9 +203,9 @@ def test_the_key_alone_decides_also_under_jit_and_vmap(kind):
     keys = jax.random.split(jax.random.key(0), 3)
 
     def one(key):
-        return proj.sample(key, config, 3, 2)
+        return _sample(key, config, 3, 2)
 
-    many = jax.jit(jax.vmap(one))(keys)
+    many = jax.jit(jax.vmap(lambda key: proj.sample(key, config, 3, 2)))(keys)
     for i in range(3):
         single, again = one(keys[i]), one(keys[i])
         for a, b, c in zip(single, again, many, strict=True):
@@ -215,5 +216,6 @@ def test_the_key_alone_decides_also_under_jit_and_vmap(kind):
     observations, actions = jnp.ones((3, 3)), jnp.ones((3, 4))
     seen = jax.vmap(proj.project_observation)(many, observations)
     lowered = jax.vmap(proj.lower_action)(many, actions)
-    np.testing.assert_allclose(seen[1], many.observation_map[1].sum(-1), atol=1e-5)
-    np.testing.assert_allclose(lowered[2], many.action_map[2].sum(0), atol=1e-5)
+    maps = jax.tree.map(np.asarray, many)
+    np.testing.assert_allclose(seen[1], maps.observation_map[1].sum(-1), atol=1e-5)
+    np.testing.assert_allclose(lowered[2], maps.action_map[2].sum(0), atol=1e-5)

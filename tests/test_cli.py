@@ -1,0 +1,146 @@
+"""The command line as a person meets it: one plain line for what is wrong, status 2."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gla import cli
+
+
+def run(*words):
+    return cli.main([str(word) for word in words])
+
+
+def complaint(capsys, *words) -> str:
+    """Run a command that must fail; return its one line on standard error."""
+    assert run(*words) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("gla: ")
+    return lines[0]
+
+
+def test_usage_names_every_command(capsys):
+    assert run("--help") == 0
+    text = capsys.readouterr().out
+    for name in cli._COMMANDS:
+        assert name in text
+    assert run() == 2
+
+
+@pytest.mark.parametrize("name", sorted(cli._COMMANDS))
+def test_every_command_has_help(name, capsys):
+    try:
+        status = run(name, "--help")
+    except SystemExit as stop:  # tyro prints its help and leaves
+        status = stop.code
+    assert status in (0, None)
+    assert name in capsys.readouterr().out
+
+
+def test_envs_list_shows_ids_and_references(capsys):
+    assert run("envs", "list") == 0
+    text = capsys.readouterr().out
+    assert "gla/RandomLinear-v0" in text and "gla/CartpoleSwingup-v0" in text
+
+
+SMALL = ("--runs", 2, "--block", 1, "--ppo.num-updates", 3, "--ppo.num-envs", 2)
+
+
+def test_bad_words_are_answered_in_one_line(capsys, tmp_path):
+    out = tmp_path / "h"
+    assert "did you mean collect" in complaint(capsys, "colect")
+    text = complaint(capsys, "collect", out, "--environment", "gla/RandomLiner-v0")
+    assert "did you mean RandomLinear-v0" in text
+    assert "expected a whole number" in complaint(capsys, "collect", out, "--runs", "0")
+    assert "gamma" in complaint(capsys, "collect", out, "--ppo.gamma", "3")
+    assert "host simulator" in complaint(capsys, "collect", out, "--environment", "gla/Ant-v0")
+    assert "no learning histories" in complaint(
+        capsys, "meta-train", tmp_path / "a", "--histories", tmp_path / "none"
+    )
+    assert "given no histories" in complaint(capsys, "meta-train", tmp_path / "a")
+    assert "not a checkpoint folder" in complaint(
+        capsys, "meta-test", tmp_path / "r.json", "--agent", tmp_path / "none"
+    )
+    assert "cannot be loaded" in complaint(
+        capsys, "meta-test", tmp_path / "r.json", "--agent", "no_such_module:make"
+    )
+    assert not out.exists()
+
+
+def test_words_that_are_no_numbers_fail_plainly(capsys, tmp_path):
+    text = complaint(capsys, "collect", tmp_path / "h", "--runs", "many")
+    assert "--runs" in text and "many" in text
+    assert "gla collect --help" in text
+
+
+def test_the_four_verbs_small(capsys, tmp_path):
+    histories, agent = tmp_path / "histories", tmp_path / "agent"
+    results, site = tmp_path / "results.json", tmp_path / "site"
+    assert run("collect", histories, *SMALL) == 0
+    assert "2 of 2 runs complete" in capsys.readouterr().out
+    train = [
+        *("meta-train", agent, "--histories", histories, "--steps", 4, "--batch-size", 2),
+        *("--steps-per-dispatch", 2, "--checkpoint-every", 2, "--sampling.segments", 2),
+        *("--model.width", 16, "--model.layers", 1, "--model.heads", 2, "--model.window", 100),
+        *("--projection.observation-dim", 8, "--projection.action-dim", 4),
+    ]
+    assert run(*train) == 0
+    test = [
+        *("meta-test", results, "--agent", agent, "--lifetimes", 3, "--steps", 100),
+        *("--environment", "gla/RandomLinear-v0"),
+    ]
+    assert run(*test) == 0
+    said = capsys.readouterr().out
+    assert "gla/RandomLinear-v0" in said and "learn" in said
+    content = json.loads(results.read_text())
+    assert content["schema"] == "gla-results"
+    assert content["training_sources"] == ["gla/RandomLinear-v0"]
+    kinds = [one["kind"] for one in content["agents"]]
+    assert kinds.count("agent") == 1 and kinds.count("masked") == 1 and kinds.count("null") >= 5
+
+    before = results.read_bytes()
+    assert run(*test) == 0  # the same test again is the file that is there
+    assert results.read_bytes() == before
+    assert "another test" in complaint(capsys, *test, "--seed", 7)
+    assert results.read_bytes() == before
+    assert run("leaderboard", "build", results, "--out", site) == 0
+    assert "gla/RandomLinear-v0" in (site / "index.html").read_text()
+
+    # Other settings never overwrite what is there.
+    capsys.readouterr()
+    assert "other settings" in complaint(capsys, "collect", histories, *SMALL, "--seed", 5)
+    assert "other settings" in complaint(capsys, *train, "--seed", 5)
+    assert "more than the projection's 8" in complaint(
+        capsys, *test[:1], tmp_path / "r2.json", *test[2:-1], "gla/HalfCheetah-v0"
+    )
+    assert run("histories", "verify", histories) == 0
+    chunk = next(p for p in (histories / "reward" / "c" / "0").rglob("*") if p.is_file())
+    chunk.write_bytes(chunk.read_bytes()[:-3])
+    capsys.readouterr()
+    assert run("histories", "verify", histories) == 1
+    assert "array 'reward'" in capsys.readouterr().err
+    assert "is damaged" in complaint(capsys, *train[:1], tmp_path / "b", *train[2:])
+
+
+def test_interrupting_a_collection_and_going_on(tmp_path):
+    out = tmp_path / "h"
+    words = ["collect", str(out), "--runs", "6", "--block", "1", "--ppo.num-updates", "30"]
+    command = [sys.executable, "-P", "-m", "gla.cli", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("blocks/*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (0, 130)
+    if process.returncode == 130:
+        assert "interrupted; run the same command again to go on" in said
+        assert "Traceback" not in said
+    assert cli.main(words) == 0
+    assert len(list(out.glob("blocks/*.json"))) == 6

@@ -1,0 +1,48 @@
+"""Every command and snippet of the documentation runs as it stands there."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DOCS = Path(__file__).parent.parent / "docs"
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```", re.M | re.S)
+
+
+def pages():
+    return [path for path in sorted(DOCS.glob("*.md")) if BLOCK.search(path.read_text())]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda path: path.name)
+def test_page_runs(page, tmp_path):
+    environment = {**os.environ, "PYTHONWARNINGS": "error::UserWarning:gla"}
+    for language, file, text in BLOCK.findall(page.read_text()):
+        if language == "python" and file:
+            (tmp_path / file).write_text(text)
+        elif language == "python":
+            command = [sys.executable, "-P", "-c", text]
+            result = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert result.returncode == 0, result.stderr
+        elif language == "sh":
+            for line in text.strip().splitlines():
+                words = shlex.split(line)
+                assert words[0] == "gla", f"{page.name} has a command that this test cannot run"
+                command = [sys.executable, "-P", "-m", "gla.cli", *words[1:]]
+                result = subprocess.run(
+                    command, cwd=tmp_path, env=environment, capture_output=True, text=True
+                )
+                assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+
+
+def test_links_between_pages_resolve():
+    root = DOCS.parent
+    for page in [*DOCS.glob("*.md"), root / "README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
