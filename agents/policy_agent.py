@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gla import policy as pol
+from gla.agents.base import View
 from gla.envs.base import is_discrete
 from gla.errors import GlaError
 
@@ -72,7 +73,7 @@ class PolicyAgent:
     """
 
     jittable = True
-    view = None
+    view: View | None = None
 
     def __init__(
         self,

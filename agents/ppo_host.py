@@ -108,10 +108,10 @@ def train_host(
     rows, running = config.num_envs, np.zeros(config.num_envs)
     episodes: list[tuple[float, float]] = []
     total = config.num_updates * config.num_steps * rows
-    empty = _empty_rollout(config, shape)
     with Progress(f"ppo on {name}", total, "steps", enabled=progress) as bar:
         for update in range(config.num_updates):
-            rollout = ppo.Rollout(*(np.empty_like(part) for part in empty))
+            # New arrays every time: JAX may still be reading those of the last update.
+            rollout = _empty_rollout(config, shape)
             before = len(episodes)
             for t in range(config.num_steps):
                 number = update * config.num_steps + t
@@ -150,12 +150,21 @@ def train_host(
     return learner, np.array(episodes, np.float64).reshape(-1, 2)
 
 
-def _empty_rollout(config: ppo.PPOConfig, shape: pol.PolicyShape) -> ppo.Rollout:
-    lead = (config.num_steps, config.num_envs)
-    observation = np.zeros((*lead, shape.observations), np.float32)
-    outputs = np.zeros((*lead, shape.actions), np.float32)
-    number, flag = np.zeros(lead, np.float32), np.zeros(lead, bool)
-    action = np.zeros(lead, np.int32) if shape.discrete else outputs
-    return ppo.Rollout(  # type: ignore[arg-type]
-        observation, action, outputs, number, number, number, flag, flag, observation  # type: ignore[arg-type]
-    )  # fmt: skip
+def _empty_rollout(config: ppo.PPOConfig, shape: pol.PolicyShape) -> Any:
+    """Return a `Rollout` of numpy arrays to be filled."""
+
+    def make(*size: int, dtype: Any = np.float32) -> np.ndarray:
+        return np.zeros((config.num_steps, config.num_envs, *size), dtype)
+
+    parts: Any = {
+        "observation": make(shape.observations),
+        "action": make(dtype=np.int32) if shape.discrete else make(shape.actions),
+        "distribution": make(shape.actions),
+        "log_prob": make(),
+        "value": make(),
+        "reward": make(),
+        "terminated": make(dtype=bool),
+        "truncated": make(dtype=bool),
+        "final_observation": make(shape.observations),
+    }
+    return ppo.Rollout(**parts)

@@ -78,7 +78,7 @@ def plot_results(results: Results, path: str | os.PathLike[str], name: str | Non
         if ends.null.known:
             axes.axhspan(ends.null.low, ends.null.high, color=NULL, alpha=0.22, lw=0)
         axes.axhline(ends.null.estimate, color=NULL, lw=1.4)
-        labels.append((ends.null.estimate, f"best null:\n{_wrapped(ends.null_name)}", NULL))
+        labels.append((ends.null.estimate, f"best null:\n{_wrapped(_plain(ends.null_name))}", NULL))
     if ends.expert is not None:
         axes.axhline(ends.expert, color=EXPERT, lw=1.6, ls=(0, (6, 3)))
         labels.append((ends.expert, "expert", EXPERT))
@@ -93,9 +93,9 @@ def plot_results(results: Results, path: str | os.PathLike[str], name: str | Non
     if not by_step:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     count = len(agent.lifetimes)
-    band = "mean and 95% interval" if count > 1 else "no interval"
+    band = "lifetimes, mean and 95% interval" if count > 1 else "lifetime, no interval"
     figure.suptitle(
-        f"{results.environment} \N{EN DASH} {count} lifetime{'s' if count > 1 else ''}, {band}",
+        f"{_plain(results.environment)} \N{EN DASH} {count} {band}",
         x=0.02,
         ha="left",
         fontsize=12,
@@ -129,7 +129,7 @@ def overview(results: Sequence[Results], path: str | os.PathLike[str]) -> None:
             masked = ends.score(bootstrap_interval(last_episode(twin))) if twin else None
             several = len(one.of_kind("agent")) > 1
             label = f"{one.environment}\n{agent.name}" if several else one.environment
-            rows.append((label, value, masked))
+            rows.append((_plain(label), value, masked))
     if not rows:
         raise GlaError(
             "no score can be drawn",
@@ -244,6 +244,11 @@ def _spread(places: list[float], heights: list[float]) -> list[float]:
     # "Neighbours keep their gap" is "the rest is in order", which least squares can fit.
     rest = isotonic_regression(np.array(places) - above).x
     return list(np.clip(rest, 0.0, max(0.0, 1.0 - above[-1])) + above)
+
+
+def _plain(text: str) -> str:
+    # Between two dollars matplotlib sees a formula.
+    return text.replace("$", r"\$")
 
 
 def _wrapped(text: str, width: int = 17) -> str:

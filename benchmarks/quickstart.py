@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gla.agents.collect import CollectConfig, collect
@@ -18,7 +18,7 @@ from gla.benchmarks.metatest import meta_test_to_file
 from gla.benchmarks.report import write_report
 from gla.benchmarks.results import read
 from gla.benchmarks.runner import MetaTestConfig
-from gla.benchmarks.statistics import judge
+from gla.benchmarks.statistics import judge, summarise
 from gla.envs import registry
 from gla.files import os_errors
 from gla.histories import HistoryStore
@@ -127,14 +127,12 @@ def run(plan: Plan, out: Path, fresh: bool = False) -> None:
         print(f"left out of the leaderboard: {problem}", file=sys.stderr)
     notes = [HistoryStore.open(path).describe() for path in stores]
     report = write_report(files, out / "report", "gla quickstart", notes)
-    summary(files)
+    print("\n" + summarise([judge(read(file)) for file in files]))
     print(f"\nreport:      {report}\nleaderboard: {out / 'leaderboard' / 'index.html'}")
 
 
 def train(plan: Plan, stores: list[Path], folder: Path, fresh: bool) -> Path:
-    """Meta-train as the plan says; histories are named relative to nothing, by full path."""
-    from dataclasses import replace
-
+    """Meta-train on the collected stores as the plan says."""
     config = replace(
         plan.training, histories=tuple(str(path) for path in stores), weights=plan.weights
     )
@@ -147,15 +145,6 @@ def available(source: str) -> bool:
     """Return whether the simulator behind a registry row can be imported here."""
     needs = "dm_control" if "dm_control" in source else ""
     return not needs or importlib.util.find_spec(needs) is not None
-
-
-def summary(files: list[Path]) -> None:
-    """Print where the agent learned and where it did not, in those words."""
-    verdicts = [judge(read(file)) for file in files]
-    print()
-    for title, learned in (("Learned on", True), ("Did not learn on", False)):
-        names = [verdict.environment for verdict in verdicts if verdict.learned == learned]
-        print(f"{title}: {', '.join(names) if names else 'nothing'}")
 
 
 def _say(number: int, text: str) -> None:

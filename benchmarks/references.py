@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import os
 import time
 from collections.abc import Sequence
@@ -114,7 +115,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "gla/CartPole-v0": Recipe(_ppo(32, 128, 100, learning_rate=1e-3), screening=32),
     "gla/ReacherMisc-v0": Recipe(
-        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.97), lifetimes=128, screening=64
+        _ppo(32, 200, 400, learning_rate=1e-3, gamma=0.97), lifetimes=128, screening=64
     ),
     "gla/PointRobotMisc-v0": Recipe(
         _ppo(32, 200, 100, learning_rate=1e-3, gamma=0.97), lifetimes=256, screening=64
@@ -169,8 +170,8 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
     policy, finished = _train(spec, recipe, progress)
     seconds = time.monotonic() - began
     agent = PolicyAgent(policy, spec.action_kind == "discrete")
-    with_world = _World(spec, recipe, "test", recipe.lifetimes)
-    expert = with_world.play([agent], "expert", progress)[0]
+    test = _World(spec, recipe, "test", recipe.lifetimes)
+    expert = test.play([agent], "expert", progress)[0]
     episodes = recipe.lifetimes * recipe.episodes
     return {
         "null": {"controller": null_name, **_as_numbers(null), "episodes": episodes},
@@ -218,9 +219,7 @@ def update_file(path: str | os.PathLike[str], id: str, entry: dict[str, Any]) ->
     write_text(path, "{\n" + ",\n".join(blocks) + "\n}\n")
 
 
-def thin(
-    finished: np.ndarray, steps: int, points: int = CURVE_POINTS
-) -> list[tuple[int, float]]:
+def thin(finished: np.ndarray, steps: int, points: int = CURVE_POINTS) -> list[tuple[int, float]]:
     """Average finished episodes over windows of steps.
 
     Args:
@@ -339,8 +338,9 @@ def _train_functional(
         for start in range(0, count, block):
             # A short last block is padded, so that only one program is compiled.
             tasks = jnp.minimum(jnp.arange(block) + start, count - 1)
-            policy, reward, done = jax.tree.map(np.asarray, train(tasks))
-            policy, reward, done = jax.tree.map(lambda x: x[: count - start], (policy, reward, done))
+            trained = jax.tree.map(np.asarray, train(tasks))
+            whole = slice(min(block, count - start))
+            policy, reward, done = jax.tree.map(operator.itemgetter(whole), trained)
             if not np.isfinite(reward).all() or not all(np.isfinite(x).all() for x in policy):
                 raise GlaError(
                     f"ppo on {spec.id} met values that are not finite",

@@ -95,7 +95,8 @@ class Results:
         lifetimes: number of lifetimes of the agent under test.
         agents: every agent run, each name once.
         references: stored scores, the optional entries `null` ({"controller": str, "return":
-            float}) and `expert` ({"return": float, "provenance": str}).
+            float}), `expert` ({"return": float, "provenance": str}) and `expert_beats_null`
+            (false if it does not).
         config: what the run was asked to do, as JSON values.
         packages: versions, from `gla.packages.package_versions`.
         training_sources: ids that the agent under test was meta-trained on.
@@ -139,14 +140,16 @@ def write(path: str | os.PathLike[str], results: Results) -> None:
     agents = document.pop("agents")
     try:
         # One agent a line: small enough to keep, and still readable with plain tools.
-        lines = [f"{json.dumps(key)}: {_json(value)}" for key, value in document.items()]
+        lines = [f"{_json(key)}: {_json(value)}" for key, value in document.items()]
         lines.append('"agents": [\n' + ",\n".join(map(_json, agents)) + "\n]")
+        text = "{\n" + ",\n".join(lines) + "\n}\n"
+        text.encode()  # refuses half a surrogate pair, which no page or terminal could show
     except (TypeError, ValueError, RecursionError) as error:
         raise GlaError(
             f"the results for {results.environment} cannot be written as JSON ({error})",
             "configuration and references of plain JSON values, without NaN or infinity",
         ) from error
-    write_text(Path(path), "{\n" + ",\n".join(lines) + "\n}\n")
+    write_text(Path(path), text)
 
 
 def read(path: str | os.PathLike[str]) -> Results:
@@ -158,6 +161,7 @@ def read(path: str | os.PathLike[str]) -> Results:
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
+        json.dumps(document, ensure_ascii=False).encode()  # as `write` does
     except FileNotFoundError as error:
         raise GlaError(
             f"there is no results file {path}", "a file that the meta-test wrote", _RERUN
@@ -234,7 +238,7 @@ def _check_agent(agent: AgentResult) -> None:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, allow_nan=False)
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 def _one_of(words: tuple[str, ...]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -307,12 +307,25 @@ class Scale:
         null_name: which controller it is.
         expert: the expert's return.
         expert_name: where the expert's return comes from.
+        expert_beats_null: false if the stored reference says that it does not.
     """
 
     null: Interval | None
     null_name: str
     expert: float | None
     expert_name: str
+    expert_beats_null: bool = True
+
+    @property
+    def usable(self) -> bool:
+        """Whether there are two ends, and the expert's lies above all of the null controller's.
+
+        A score between ends that may be the same would be noise divided by noise.
+        """
+        if self.null is None or self.expert is None:
+            return False
+        floor = self.null.high if self.null.known else self.null.estimate
+        return self.expert_beats_null and self.expert > floor
 
     def score(self, values: Interval) -> Interval | None:
         """Return an interval of returns as scores, or None where there is no scale.
@@ -320,7 +333,7 @@ class Scale:
         Both ends of the scale are taken as exact: the interval says how sure the agent's return
         is, not how sure the scale is.
         """
-        if self.null is None or self.expert is None or self.expert <= self.null.estimate:
+        if self.null is None or self.expert is None or not self.usable:
             return None
         low, estimate, high = score(
             np.array([values.low, values.estimate, values.high]), self.null.estimate, self.expert
@@ -352,7 +365,8 @@ def scale(results: Results) -> Scale:
     elif results.of_kind("expert"):
         measured = results.of_kind("expert")[0]
         expert, expert_name = float(whole_lifetime(measured).mean()), measured.name
-    return Scale(null, null_name, expert, expert_name)
+    better = results.references.get("expert_beats_null", True) is not False
+    return Scale(null, null_name, expert, expert_name, better)
 
 
 @dataclass(frozen=True)
@@ -502,7 +516,7 @@ def judge(results: Results, name: str | None = None) -> Verdict:
         sentence="",
     )
     sentence = _sentence(verdict, several, _cautions(agent, several, ends))
-    return Verdict(**{**vars(verdict), "sentence": sentence})
+    return replace(verdict, sentence=sentence)
 
 
 def _compare(
@@ -532,8 +546,8 @@ def _cautions(agent: AgentResult, several: bool, ends: Scale) -> list[str]:
         cautions.append(
             f"In {unfinished} of {count} lifetimes no episode ended and the unfinished one counts."
         )
-    if ends.expert is not None and ends.null and ends.expert <= ends.null.estimate:
-        cautions.append("The expert is no better than the best null controller: no score.")
+    if ends.expert is not None and ends.null is not None and not ends.usable:
+        cautions.append("The expert does not beat the best null controller, so there is no score.")
     return cautions
 
 

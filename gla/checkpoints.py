@@ -95,7 +95,8 @@ def finished(folder: Path) -> bool:
 def _manager(folder: Path):
     import orbax.checkpoint as ocp
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax logs the traceback of every error that it also raises.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
     return ocp.CheckpointManager(folder / "checkpoints", options=options)
 
@@ -104,11 +105,15 @@ def save(folder: Path, step: int, state: Any):
     """Save a training state, a pytree of arrays, as the checkpoint of `step`; keep the last two."""
     import orbax.checkpoint as ocp
 
-    with os_errors(folder, "save a checkpoint in"), _manager(folder) as manager:
-        if step in manager.all_steps():
-            return
-        manager.save(step, args=ocp.args.StandardSave(jax.tree.map(lambda x: x, state)))
-        manager.wait_until_finished()
+    with os_errors(folder, "save a checkpoint in"):
+        try:
+            with _manager(folder) as manager:  # closing it raises what its threads met
+                if step in manager.all_steps():
+                    return
+                manager.save(step, args=ocp.args.StandardSave(jax.tree.map(lambda x: x, state)))
+                manager.wait_until_finished()
+        except (ValueError, RuntimeError) as error:  # TensorStore's form of a full disk
+            raise OSError(str(error).splitlines()[0]) from None
 
 
 def latest_step(folder: Path) -> int:

@@ -146,11 +146,13 @@ class HistoryStore:
             GlaError: if something else is there, or a store with other settings.
         """
         path = Path(path).absolute()
-        if fresh and path.exists():
+        vacant = not path.exists() or (path.is_dir() and not any(path.iterdir()))
+        if fresh and not vacant:
             cls._read_meta(path)  # refuses to delete a folder that is not a store
             with os_errors(path, "delete"):
                 shutil.rmtree(path)
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            vacant = True
+        if vacant:
             return cls._create(path, meta)
         store = cls.open(path)
         ours, theirs = (_identity(m) for m in (meta, store.meta))
@@ -287,6 +289,8 @@ class HistoryStore:
         with os_errors(self.path, "write"):
             for name, (shape, dtype) in array_shapes(self.meta).items():
                 rows = self._rows(name, runs)
+                if name not in arrays:
+                    raise GlaError(f"array {name!r} of block {block} is missing")
                 value = np.asarray(arrays[name], dtype)
                 expected = (rows.stop - rows.start, *shape[1:])
                 if value.shape != expected:

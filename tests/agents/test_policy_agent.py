@@ -66,7 +66,9 @@ def test_sampling_follows_the_distribution():
     logits = make_params(1, 4, True)
     drawn = play(PolicyAgent(logits, True, deterministic=False), observation, FOUR)
     shares = np.bincount(drawn, minlength=4) / count
-    np.testing.assert_allclose(shares, jax.nn.softmax(pol.output(logits, observation[0])), atol=0.02)
+    np.testing.assert_allclose(
+        shares, jax.nn.softmax(pol.output(logits, observation[0])), atol=0.02
+    )
 
 
 @pytest.mark.parametrize("discrete", [False, True])

@@ -136,7 +136,7 @@ def test_discrete_actions(rollouts):
 def test_bad_input_is_named():
     env = Counter()
     env.poison = {"reward": np.nan}
-    with pytest.raises(GlaError, match="Counter returned a reward that is nan at step 0 in sub-env"):
+    with pytest.raises(GlaError, match="Counter returned a reward that is nan at step 0 in"):
         train_host(env, TINY, KEY, progress=False)
     wide = ppo.PPOConfig(num_envs=3, num_steps=4, num_updates=1, minibatches=2)
     with pytest.raises(GlaError, match="2 sub-environments and ppo num_envs is 3"):

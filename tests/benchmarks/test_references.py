@@ -1,0 +1,146 @@
+"""Reference scores: the stored table is whole and sound, and measuring gives such entries."""
+
+import json
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from gla.agents import ppo
+from gla.benchmarks import references
+from gla.benchmarks.references import RECIPES, Recipe, measure, thin, update_file
+from gla.envs import registry
+from gla.errors import GlaError
+
+IDS = list(registry.TABLE)
+NULL_KEYS = {"controller", "return", "low", "high", "episodes"}
+EXPERT_KEYS = {
+    "return", "low", "high", "episodes", "steps", "seed", "provenance", "command", "seconds",
+    "curve",
+}  # fmt: skip
+
+
+def check_entry(id, entry):
+    assert set(entry) == {"null", "expert", "expert_beats_null"}
+    null, expert = entry["null"], entry["expert"]
+    assert set(null) == NULL_KEYS and set(expert) == EXPERT_KEYS
+    for part in (null, expert):
+        assert math.isfinite(part["return"])
+        assert part["low"] <= part["return"] <= part["high"]
+    assert entry["expert_beats_null"] is (expert["low"] > null["high"])
+    assert expert["command"] == f"gla references {id}"
+    assert expert["provenance"].startswith("PPO") and expert["seconds"] > 0
+    curve = expert["curve"]
+    assert 1 <= len(curve) <= 50
+    steps = [point[0] for point in curve]
+    assert steps == sorted(set(steps)) and steps[0] > 0 and steps[-1] <= expert["steps"]
+    assert all(math.isfinite(value) for _, value in curve)
+
+
+@pytest.mark.parametrize("id", IDS)
+def test_every_id_has_an_entry_and_a_recipe(id):
+    entry = registry.references(id)
+    check_entry(id, entry)
+    recipe = RECIPES[id]
+    assert entry["expert"]["steps"] == recipe.steps, "measured with another recipe"
+    assert entry["expert"]["seed"] == recipe.seed
+    assert entry["expert"]["episodes"] == recipe.lifetimes * recipe.episodes >= 64
+
+
+def test_recipes_are_for_registered_ids():
+    assert set(RECIPES) == set(IDS)
+
+
+def test_stored_nulls_agree_with_known_floors():
+    null = {id: registry.references(id)["null"]["return"] for id in IDS}
+    # Standing still: measured for the same simulators before this package.
+    assert null["gla/HalfCheetah-v0"] == pytest.approx(0, abs=3)
+    assert null["gla/Reacher-v0"] == pytest.approx(-11.9, abs=1.0)
+    assert null["gla/Ant-v0"] == pytest.approx(1000, abs=30)
+    assert null["gla/CartpoleBalance-v0"] >= 700
+    # Zero action earns nothing here, but a constant push that whirls the pole about does.
+    assert null["gla/CartpoleSwingup-v0"] < 200
+
+
+def tiny(per_task=False, **changes):
+    config = ppo.PPOConfig(num_envs=2, num_steps=100, num_updates=2, epochs=1, hidden=4, **changes)
+    return Recipe(config, lifetimes=3, screening=2, per_task=per_task, block=2)
+
+
+@pytest.mark.parametrize(
+    ("id", "per_task"),
+    [("gla/RandomLinear-v0", True), ("gla/CartPole-v0", False), ("gla/Reacher-v0", False)],
+)
+def test_measure_gives_a_whole_entry(id, per_task, monkeypatch, tmp_path):
+    monkeypatch.setitem(RECIPES, id, tiny(per_task))
+    entry = measure(id, progress=False)
+    if id == "gla/CartPole-v0":  # 400 steps hold several whole episodes
+        assert all(0 < value < 200 for _, value in entry["expert"]["curve"])
+    assert entry["expert"]["steps"] == 400 and entry["expert"]["episodes"] == 3
+    path = tmp_path / "references.json"
+    update_file(path, id, entry)
+    stored = json.loads(path.read_text(encoding="utf-8"))[id]
+    check_entry(id, stored)
+    assert stored["null"] == entry["null"]
+
+
+def test_experts_of_a_family_train_on_the_tasks_of_the_test():
+    task, keys = references._training_keys(tiny(per_task=True), 1)
+    tested = references.run_keys(references.task_key("test", 0, 1))
+    np.testing.assert_array_equal(jax.random.key_data(task), jax.random.key_data(tested.task))
+    trained, seen = (jax.random.key_data(k.environment) for k in (keys, tested))
+    assert (trained != seen).any()  # the same task, other episodes
+
+
+def test_the_winner_of_the_screening_is_measured_afresh(monkeypatch):
+    class Stub:
+        def __init__(self, spec, recipe, split, lifetimes):
+            self.split = split
+            self.world = type("World", (), {"action_space": None})
+
+        def play(self, agents, what, progress):
+            values = {"validation": [5, 1, 4, 3, 5], "test": [2, 7, 6]}[self.split]
+            if self.split == "test":
+                assert agents == [names[0], names[4], names[2]]  # of equals the first stays first
+            return [references.Interval(v, v - 1, v + 1) for v in values]
+
+    names = [type("Agent", (), {"name": name}) for name in "abcde"]
+    monkeypatch.setattr(references, "_World", Stub)
+    monkeypatch.setattr(references, "null_controllers", lambda space: names)
+    name, interval = references._measure_null(None, tiny(), False)
+    assert name == "e" and interval.estimate == 7
+
+
+def test_update_file_keeps_the_others_in_the_order_of_the_table(tmp_path):
+    path = tmp_path / "references.json"
+    for number, id in enumerate((IDS[3], IDS[0], IDS[2], IDS[0])):
+        update_file(path, id, {"null": {"return": number}})
+    table = json.loads(path.read_text(encoding="utf-8"))
+    assert list(table) == [IDS[0], IDS[2], IDS[3]]
+    assert table[IDS[0]] == {"null": {"return": 3}} and table[IDS[3]] == {"null": {"return": 0}}
+    before = path.read_text(encoding="utf-8")
+    with pytest.raises(GlaError, match="cannot be written as JSON"):
+        update_file(path, IDS[0], {"null": {"return": math.nan}})
+    assert path.read_text(encoding="utf-8") == before
+    path.write_text("[1]", encoding="utf-8")
+    with pytest.raises(GlaError, match="holds a list"):
+        update_file(path, IDS[0], {})
+    path.write_text("{", encoding="utf-8")
+    with pytest.raises(GlaError, match="cannot be read as JSON"):
+        update_file(path, IDS[0], {})
+
+
+def test_thin_averages_episodes_over_windows():
+    finished = np.array([[10, 1.0], [20, 3.0], [21, 5.0], [100, 7.0]])
+    assert thin(finished, 100, 5) == [(20, 2.0), (40, 5.0), (100, 7.0)]
+    assert len(thin(np.stack([np.arange(1, 1001), np.ones(1000)], 1), 1000)) == 50
+
+
+def test_bad_input_is_named():
+    with pytest.raises(GlaError, match="gla/Ant-v0, whose returns mean the same"):
+        measure("gla/Ant-Projected-v0", progress=False)
+    with pytest.raises(GlaError, match="no environment"):
+        measure("gla/Nothing-v0", progress=False)
+    with pytest.raises(GlaError, match="lifetimes is 0"):
+        Recipe(ppo.PPOConfig(), lifetimes=0)
