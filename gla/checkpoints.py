@@ -31,11 +31,13 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
     """
     file = folder / "config.json"
     content = {"schema": SCHEMA, "version": VERSION, **json.loads(json.dumps(description))}
-    if fresh and folder.exists():
+    occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
+    if fresh and occupied:
         describe(folder)  # refuses to delete a folder that holds something else
         with os_errors(folder, "delete"):
             shutil.rmtree(folder)
-    if folder.exists() and any(folder.iterdir()):
+        occupied = False
+    if occupied:
         old = describe(folder)
         for part in ("training", "interface", "sources"):
             if old.get(part) != content.get(part):

@@ -196,7 +196,7 @@ def train_steps(
         )
         updates, optimizer_state = optimizer.update(grads, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         return TrainState(params, optimizer_state, state.step + 1), Metrics(loss, norm, by_segment)
 
     state, metrics = jax.lax.scan(one, state, None, length=config.steps_per_dispatch)
@@ -294,11 +294,13 @@ def meta_train(
             while start < config.steps:
                 state, metrics = step_function(state, sources)
                 values = jax.tree.map(np.asarray, metrics)
-                if not np.isfinite(values.loss):
+                # A gradient that is not finite spoils the weights before any loss shows it.
+                if not np.isfinite(values.loss) or not np.isfinite(values.gradient_norm):
+                    what = "loss" if not np.isfinite(values.loss) else "gradient_norm"
                     raise GlaError(
-                        f"the meta-training loss became {values.loss} by step "
-                        f"{start + config.steps_per_dispatch}",
-                        "a finite loss",
+                        f"the meta-training {what.replace('_', ' ')} became "
+                        f"{getattr(values, what)} by step {start + config.steps_per_dispatch}",
+                        "a finite loss and gradient",
                         f"lower the learning rate ({config.learning_rate}); the last good "
                         f"checkpoint in {folder} is kept",
                     )
@@ -316,7 +318,9 @@ def meta_train(
                     f"loss {values.loss:.2f}, early to late in the lifetime: {parts}",
                 )
         except KeyboardInterrupt:
-            checkpoints.save(folder, int(state.step), state)
+            # An interrupt inside a dispatch finds the old state given away and the new one lost.
+            if not state.step.is_deleted():
+                checkpoints.save(folder, int(state.step), state)
             raise
     checkpoints.finish(folder, start, "all steps done")
     return folder
