@@ -56,7 +56,8 @@ class GLAAgent:
         name: str = "gla",
     ):
         self.params, self.config, self.interface = params, model, interface
-        self.view, self.name = view, name
+        self.view: View | None = view
+        self.name = name
         self._model = Transformer(model, interface.outputs)
 
     def init(
@@ -85,6 +86,8 @@ class GLAAgent:
     def act(self, state, observation, reward, terminated, truncated, key):
         """Append one transition to each history and sample from the predicted distribution."""
         token = make_tokens(observation, state.previous_action, reward, terminated, truncated)
+        outputs: Any
+        cache: Any
         outputs, cache = self._model.apply(
             state.params, token, state.cache, method=Transformer.step
         )

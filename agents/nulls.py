@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gla.agents.base import Agent
+from gla.agents.base import Agent, View
 
 
 class NullState(NamedTuple):
@@ -20,13 +20,13 @@ class NullState(NamedTuple):
         centre: f32[N, k], or i32[N] for discrete actions.
         sigma: f32[], standard deviation of the noise around it.
         uniform: bool[], play uniform actions instead.
-        count: i32[], number of discrete actions.
+        choices: i32[], number of discrete actions.
     """
 
     centre: jax.Array
     sigma: jax.Array
     uniform: jax.Array
-    count: jax.Array
+    choices: jax.Array
 
 
 def _play(state, observation, reward, terminated, truncated, key):
@@ -34,7 +34,7 @@ def _play(state, observation, reward, terminated, truncated, key):
     del observation, reward, terminated, truncated
     centre = state.centre
     if jnp.issubdtype(centre.dtype, jnp.integer):
-        drawn = jax.random.randint(key, centre.shape, 0, state.count)
+        drawn = jax.random.randint(key, centre.shape, 0, state.choices)
         return state, jnp.where(state.uniform, drawn, centre)
     noise_key, uniform_key = jax.random.split(key)
     noisy = centre + state.sigma * jax.random.normal(noise_key, centre.shape)
@@ -53,7 +53,7 @@ class Null:
     """
 
     jittable = True
-    view = None
+    view: View | None = None
 
     def __init__(
         self,

@@ -79,9 +79,9 @@ class PPOConfig:
 
 
 class Moments(NamedTuple):
-    """Running count f32[], mean f32[...] and variance f32[...]."""
+    """Running weight f32[] (a count), mean f32[...] and variance f32[...]."""
 
-    count: jax.Array
+    weight: jax.Array
     mean: jax.Array
     variance: jax.Array
 
@@ -225,10 +225,10 @@ def merge_moments(moments: Moments, batch: jax.Array) -> Moments:
     """Add a batch f32[N, ...] to running moments (Chan et al. 1983)."""
     count = batch.shape[0]
     mean, variance = jnp.mean(batch, 0), jnp.var(batch, 0)
-    total = moments.count + count
+    total = moments.weight + count
     delta = mean - moments.mean
-    m2 = moments.variance * moments.count + variance * count
-    m2 = m2 + delta**2 * moments.count * count / total
+    m2 = moments.variance * moments.weight + variance * count
+    m2 = m2 + delta**2 * moments.weight * count / total
     return Moments(total, moments.mean + delta * count / total, m2 / total)
 
 

@@ -12,7 +12,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from gla import policy as pol
 from gla.agents import ppo
-from gla.envs.host import check_finite
+from gla.envs.checks import check_finite
 from gla.errors import GlaError
 from gla.progress import Progress
 

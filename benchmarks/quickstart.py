@@ -55,9 +55,7 @@ def default_plan(seed: int = 0) -> Plan:
     )
 
     def test(name: str, lifetimes: int, steps: int, null_steps: int) -> MetaTestConfig:
-        return MetaTestConfig(
-            f"gla/{name}-v0", lifetimes, steps, seed=seed, null_steps=null_steps
-        )
+        return MetaTestConfig(f"gla/{name}-v0", lifetimes, steps, seed=seed, null_steps=null_steps)
 
     return Plan(
         collections=tuple(CollectConfig(family, runs=192, seed=seed) for family in families),
@@ -136,9 +134,7 @@ def train(plan: Plan, stores: list[Path], folder: Path, fresh: bool) -> Path:
     config = replace(
         plan.training, histories=tuple(str(path) for path in stores), weights=plan.weights
     )
-    return meta_train(
-        config, folder, fresh and folder.exists(), minutes=MAX_TRAINING_MINUTES
-    )
+    return meta_train(config, folder, fresh and folder.exists(), minutes=MAX_TRAINING_MINUTES)
 
 
 def available(source: str) -> bool:

@@ -25,7 +25,8 @@ from gla.agents.nulls import null_controllers
 from gla.benchmarks.results import AgentResult, Lifetime, Results
 from gla.envs import registry
 from gla.envs.base import Environment, action_size, observation_size
-from gla.envs.host import HostNormalized, check_finite
+from gla.envs.checks import check_finite
+from gla.envs.host_wrappers import HostNormalized
 from gla.envs.splits import Split, run_keys, step_key, task_key
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, projected_spaces
 from gla.errors import GlaError
@@ -212,7 +213,7 @@ World = FunctionalWorld | HostWorld
 
 @functools.partial(jax.jit, static_argnames=("act", "env", "length"))
 def _scan(carry, start, params, keys, lens, visible, agent_key, *, act, env, length):
-    """Run `length` steps: returns the carry, rewards, ends and whether all was finite, [length, N]."""
+    """Run `length` steps: the carry, and rewards, ends and soundness, each [length, N]."""
 
     def one(carry, number):
         env_state, seen, agent_state = carry

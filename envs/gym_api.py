@@ -19,7 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from gla.envs import registry
 from gla.envs.base import Environment, Params
-from gla.envs.host import check_action, check_count, check_finite
+from gla.envs.checks import check_action, check_count, check_finite
 from gla.envs.splits import task_key
 from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError

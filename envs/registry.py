@@ -339,7 +339,8 @@ def make_host(id: str, num_envs: int, **kwargs: Any) -> gymnasium.vector.VectorE
             "the id of a host simulator",
             "use gla.envs.make_functional or gymnasium.make_vec",
         )
-    from gla.envs.host import HostProjected, vectorize
+    from gla.envs.host import vectorize
+    from gla.envs.host_wrappers import HostProjected
 
     if not spec.projected:
         return vectorize(lambda: _build(spec, kwargs), num_envs)
@@ -362,7 +363,7 @@ def make_host_single(id: str, **kwargs: Any) -> gymnasium.Env:
         raise GlaError(f"{spec.full_id} is a functional environment", "the id of a host simulator")
     if not spec.projected:
         return _build(spec, kwargs)
-    from gla.envs.host import ProjectedHostEnv
+    from gla.envs.host_wrappers import ProjectedHostEnv
     from gla.projection import ProjectionConfig
 
     projection, kwargs = split_projection(kwargs)

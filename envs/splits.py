@@ -51,5 +51,5 @@ def run_keys(key: jax.Array) -> RunKeys:
 
 
 def step_key(environment_key: jax.Array, step: jax.Array | int, env: jax.Array | int) -> jax.Array:
-    """Return the key of parallel environment `env` at step `step` of a lifetime; -1 is its reset."""
+    """Return the key of parallel environment `env` at a step of a lifetime; -1 is its reset."""
     return jax.random.fold_in(jax.random.fold_in(environment_key, step + 1), env)

@@ -100,7 +100,9 @@ def _manager(folder: Path):
     # Orbax logs the traceback of every error that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
-    return ocp.CheckpointManager(folder / "checkpoints", options=options)
+    # Without its handler a manager that has saved nothing yet knows no shapes to compare.
+    handler = ocp.StandardCheckpointHandler()
+    return ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler)
 
 
 def save(folder: Path, step: int, state: Any):

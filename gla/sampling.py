@@ -95,7 +95,8 @@ class Sequences(NamedTuple):
 
     Attributes:
         tokens: f32[B, L, F].
-        target: `LiftedGaussian` with leading axes [B, L] (its action map [B]), or f32[B, L, m] log-probabilities.
+        target: `LiftedGaussian` with leading axes [B, L] (its action map [B]), or
+            log-probabilities f32[B, L, m].
     """
 
     tokens: jax.Array
@@ -163,6 +164,7 @@ def sample_sequence(
 
     projection = proj.sample(keys[6], projection_config, n, k)
     target_policy = jax.tree.map(lambda x: x[run, ahead], histories.policy)
+    target: proj.LiftedGaussian | jax.Array
     if discrete:
         logits = jax.vmap(pol.output)(target_policy, observation)
         target = proj.lift_logits(projection, logits)
@@ -238,9 +240,9 @@ def from_store(store: HistoryStore) -> Histories:
     read = store.read
     runs = read("reward_scale").shape[0]
     run = np.repeat(np.arange(runs), meta.streams_per_run)
-    mean, std = read("observation_mean"), read("observation_std")
-    statistics = Statistics(mean[run][:, None, None], std[run][:, None, None], np.float32(1.0))
-    scale = Statistics(mean, std, read("reward_scale")[run][:, None, None])
+    mean, std = jnp.asarray(read("observation_mean")), jnp.asarray(read("observation_std"))
+    scale = jnp.asarray(read("reward_scale"))[run][:, None, None]
+    statistics = Statistics(mean[run][:, None, None], std[run][:, None, None], scale)
     shape = pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
     policy = pol.unflatten(shape, jnp.asarray(read("policy")))
     policy = policy._replace(
@@ -249,7 +251,7 @@ def from_store(store: HistoryStore) -> Histories:
     return Histories(
         observation=normalize_observation(statistics, jnp.asarray(read("observation"))),
         action=jnp.asarray(read("action")),
-        reward=normalize_reward(scale, jnp.asarray(read("reward"))),
+        reward=normalize_reward(statistics, jnp.asarray(read("reward"))),
         terminated=jnp.asarray(read("terminated")),
         truncated=jnp.asarray(read("truncated")),
         policy=policy,

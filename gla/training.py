@@ -170,7 +170,7 @@ def batch_loss(
                 )
             )(keys)
         )
-    outputs = model.apply(params, jnp.concatenate([part.tokens for part in parts]))
+    outputs: Any = model.apply(params, jnp.concatenate([part.tokens for part in parts]))
     losses, start = [], 0
     for part, share in zip(parts, shares, strict=True):
         losses.append(jax.vmap(forward_reverse_kl)(part.target, outputs[start : start + share]))
@@ -332,11 +332,13 @@ def _as_json(metrics: Metrics) -> dict[str, Any]:
 
 def config_from_json(value: dict[str, Any]) -> MetaTrainConfig:
     """Rebuild a `MetaTrainConfig` from the `training` part of a checkpoint's description."""
+    # JSON has lists where the config has ranges.
+    cuts: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in value["sampling"].items()
+    }
     parts = {
         "projection": ProjectionConfig(**value["projection"]),
-        "sampling": SamplingConfig(
-            **{k: tuple(v) if isinstance(v, list) else v for k, v in value["sampling"].items()}
-        ),
+        "sampling": SamplingConfig(**cuts),
         "model": TransformerConfig(**value["model"]),
         "histories": tuple(value["histories"]),
         "weights": tuple(value["weights"]),

@@ -49,12 +49,12 @@ class Cache(NamedTuple):
     Attributes:
         keys: per layer f32[B, W, H, D], already rotated.
         values: per layer f32[B, W, H, D].
-        index: i32[B], number of tokens seen by each row; rows may differ.
+        length: i32[B], number of tokens seen by each row; rows may differ.
     """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
-    index: jax.Array
+    length: jax.Array
 
 
 class _Block(nn.Module):
@@ -93,6 +93,7 @@ class Transformer(nn.Module):
     outputs: int
 
     def setup(self):
+        """Create the layers (called by flax)."""
         self.embed = nn.Dense(self.config.width)
         self.blocks = [_Block(self.config) for _ in range(self.config.layers)]
         self.norm = nn.LayerNorm()
@@ -110,17 +111,17 @@ class Transformer(nn.Module):
     def step(self, token: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
         """Append one token per row: f32[B, F] -> f32[B, outputs], with the new cache."""
         rows = jnp.arange(token.shape[0])
-        slot = cache.index % self.config.window
+        slot = cache.length % self.config.window
         # A slot is filled once its number is below the count; a full ring is all visible.
-        seen = jnp.arange(self.config.window)[None, :] <= cache.index[:, None]
+        seen = jnp.arange(self.config.window)[None, :] <= cache.length[:, None]
         x = self.embed(token)
         keys, values = [], []
         for block, old_keys, old_values in zip(self.blocks, cache.keys, cache.values, strict=True):
-            q, k, v = block.project(x, cache.index)
+            q, k, v = block.project(x, cache.length)
             keys.append(old_keys.at[rows, slot].set(k))
             values.append(old_values.at[rows, slot].set(v))
             x = block.finish(x, cached_attention(q, keys[-1], values[-1], seen))
-        return self.head(self.norm(x)), Cache(tuple(keys), tuple(values), cache.index + 1)
+        return self.head(self.norm(x)), Cache(tuple(keys), tuple(values), cache.length + 1)
 
     @staticmethod
     def empty_cache(config: TransformerConfig, rows: int) -> Cache:

@@ -92,7 +92,7 @@ def test_rollouts_hold_what_happened(rollouts):
     np.testing.assert_array_equal(finished, expected)
     assert learner.policy.w1.shape == (1, 8)
     # Both rollouts went into the observation normaliser.
-    assert float(learner.observation_moments.count) == pytest.approx(24, abs=0.01)
+    assert float(learner.observation_moments.weight) == pytest.approx(24, abs=0.01)
 
 
 def test_truncation_bootstraps_from_the_final_observation(monkeypatch):

@@ -10,18 +10,16 @@ from gymnasium.vector import AutoresetMode
 
 from gla import projection as proj
 from gla.envs import wrappers
+from gla.envs.checks import check_action, check_finite
 from gla.envs.host import (
     HostEnv,
-    HostNormalized,
-    HostProjected,
-    check_action,
-    check_finite,
     dmc_env,
     make_dmc,
     make_mujoco,
     mujoco_env,
     vectorize,
 )
+from gla.envs.host_wrappers import HostNormalized, HostProjected
 from gla.errors import GlaError
 
 

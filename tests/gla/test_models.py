@@ -40,7 +40,7 @@ def folded(params, tokens):
         caches.append(cache)
         output, cache = step(params, tokens[:, t], cache)
         outputs.append(output)
-    assert cache.index.tolist() == [LENGTH, LENGTH]
+    assert cache.length.tolist() == [LENGTH, LENGTH]
     return np.stack(outputs, 1), caches
 
 
@@ -54,7 +54,7 @@ def test_rows_may_be_at_different_places(params, tokens, folded):
     outputs, caches = folded
     starts = (3, 11)  # the second row is past its window when the first is not
     mixed = jax.tree.map(lambda a, b: jnp.stack([a[0], b[1]]), caches[3], caches[11])
-    assert mixed.index.tolist() == [3, 11]
+    assert mixed.length.tolist() == [3, 11]
     for t in range(10):
         token = jnp.stack([tokens[row, start + t] for row, start in enumerate(starts)])
         output, mixed = step(params, token, mixed)
@@ -127,7 +127,7 @@ def test_the_cache_is_as_large_as_the_window():
     cache = Transformer.empty_cache(CONFIG, 3)
     assert len(cache.keys) == len(cache.values) == 2
     assert {x.shape for x in (*cache.keys, *cache.values)} == {(3, 8, 2, 8)}
-    assert cache.index.tolist() == [0, 0, 0]
+    assert cache.length.tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize(
