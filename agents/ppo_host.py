@@ -16,6 +16,8 @@ from gla.envs.checks import check_finite
 from gla.errors import GlaError
 from gla.progress import Progress
 
+_init = functools.partial(jax.jit, static_argnames=("shape", "config"))(ppo.init)
+
 
 @functools.partial(jax.jit, static_argnames="discrete")
 def _act(key, number, policy, observation, discrete):
@@ -102,7 +104,7 @@ def train_host(
     _check(vec, config, name)
     shape = ppo.policy_shape(vec, config)
     seed_key, init_key, act_key, learn_key = jax.random.split(key, 4)
-    learner = ppo.init(init_key, shape, config)
+    learner = _init(init_key, shape, config)
     observation, _ = vec.reset(seed=int(jax.random.randint(seed_key, (), 0, 2**30)))
     observation = np.array(observation, np.float32)
     rows, running = config.num_envs, np.zeros(config.num_envs)

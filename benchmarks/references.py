@@ -129,7 +129,7 @@ RECIPES: dict[str, Recipe] = {
         _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32
     ),
     "gla/HalfCheetah-v0": Recipe(_ppo(16, 256, 488)),
-    "gla/Ant-v0": Recipe(_ppo(16, 256, 488, initial_log_std=-1.0), screening=4),
+    "gla/Ant-v0": Recipe(_ppo(16, 256, 300, initial_log_std=-1.0), screening=4),
     "gla/CartpoleBalance-v0": Recipe(_ppo(16, 250, 75)),
     "gla/CartpoleSwingup-v0": Recipe(_ppo(16, 250, 250)),
 }

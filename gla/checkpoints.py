@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -89,9 +90,16 @@ def finish(folder: Path, step: int, reason: str):
     write_json(folder / "finished.json", {"step": step, "reason": reason})
 
 
-def finished(folder: Path) -> bool:
-    """Return whether training has ended."""
-    return (folder / "finished.json").exists()
+def finished(folder: Path, step: int) -> bool:
+    """Return whether training has ended with the checkpoint of `step`.
+
+    Where the last checkpoint was deleted because it was damaged, training goes on from the one
+    before.
+    """
+    try:
+        return int(json.loads((folder / "finished.json").read_text())["step"]) <= step
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _manager(folder: Path):
@@ -99,7 +107,9 @@ def _manager(folder: Path):
 
     # Orbax logs the traceback of every error that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
-    options = ocp.CheckpointManagerOptions(max_to_keep=2, create=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=2, create=True, enable_async_checkpointing=False
+    )
     # Without its handler a manager that has saved nothing yet knows no shapes to compare.
     handler = ocp.StandardCheckpointHandler()
     return ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler)
@@ -109,7 +119,11 @@ def save(folder: Path, step: int, state: Any):
     """Save a training state, a pytree of arrays, as the checkpoint of `step`; keep the last two."""
     import orbax.checkpoint as ocp
 
+    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**16
     with os_errors(folder, "save a checkpoint in"):
+        # Asked beforehand, because Orbax meets a full disk in threads that print tracebacks.
+        if shutil.disk_usage(folder).free < needed:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         try:
             with _manager(folder) as manager:  # closing it raises what its threads met
                 if step in manager.all_steps():
@@ -158,10 +172,12 @@ def restore_latest(folder: Path, like: Any, default: Any = None) -> Any:
             found = manager.item_metadata(steps[0])
             _check_fit(found, template, folder)
             return manager.restore(steps[0], args=ocp.args.StandardRestore(template))
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except GlaError:
+            raise
+        except Exception as error:  # Orbax raises a bare Exception for an array cut short
             raise GlaError(
                 f"checkpoint {steps[0]} in {folder} cannot be restored "
-                f"({str(error).splitlines()[0][:200]})",
+                f"({(str(error) or repr(error)).splitlines()[0][:200]})",
                 "a complete checkpoint of this model",
                 f"delete the folder {folder / 'checkpoints' / str(steps[0])} to fall back to the "
                 "one before",

@@ -278,7 +278,7 @@ def meta_train(
     state = init_state(config, interface)
     state = checkpoints.restore_latest(folder, state, default=state)
     start = int(state.step)
-    if start >= config.steps or checkpoints.finished(folder):
+    if start >= config.steps or checkpoints.finished(folder, start):
         return folder
     if minutes is not None and not minutes > 0:
         raise GlaError(f"minutes is {minutes}", "a number above 0")

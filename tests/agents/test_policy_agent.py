@@ -9,7 +9,6 @@ import pytest
 from gla import policy as pol
 from gla.agents.base import Agent
 from gla.agents.policy_agent import PolicyAgent
-from gla.benchmarks.runner import MetaTestConfig, make_world, run_agent
 from gla.errors import GlaError
 
 BOX = gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32)
@@ -97,11 +96,3 @@ def test_what_does_not_fit_is_refused():
         agent.init(jax.random.key(0), 3, gymnasium.spaces.Box(-1, 1, (7,)), ACTIONS)
     with pytest.raises(GlaError, match="first weights"):
         PolicyAgent(make_params(0)._replace(w1=jnp.zeros(3)), False)
-
-
-def test_it_runs_in_the_compiled_meta_test():
-    config = MetaTestConfig("gla/RandomLinear-v0", lifetimes=3, steps=20)
-    shape = pol.PolicyShape(4, 2, 8)
-    policies = stack(*(pol.init(jax.random.key(i), shape) for i in range(3)))
-    trace = run_agent(PolicyAgent(policies, False), make_world(config), config)
-    assert trace.reward.shape == (20, 3) and np.isfinite(trace.reward).all()

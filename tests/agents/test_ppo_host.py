@@ -10,6 +10,7 @@ from gymnasium.vector.utils import batch_space
 from gla import policy as pol
 from gla.agents import ppo, ppo_host
 from gla.agents.ppo_host import final_observations, train_host
+from gla.distributions import gaussian_log_prob
 from gla.errors import GlaError
 
 KEY = jax.random.key(0)
@@ -62,12 +63,12 @@ class Counter(VectorEnv):
 
 @pytest.fixture
 def rollouts(monkeypatch):
-    """Record every rollout that is learned from."""
-    seen, learn = [], ppo_host._learn
+    """Record every rollout instead of learning from it."""
+    seen = []
 
     def spy(key, learner, rollout, config, discrete):
-        seen.append(jax.tree.map(np.copy, rollout))
-        return learn(key, learner, rollout, config, discrete)
+        seen.append(rollout)
+        return learner, True
 
     monkeypatch.setattr(ppo_host, "_learn", spy)
     return seen
@@ -90,40 +91,36 @@ def test_rollouts_hold_what_happened(rollouts):
     # Both sub-environments together took two steps at a time; returns are 1 + 2 + ...
     expected = [(6, 6), (8, 10), (12, 6), (16, 10), (18, 6), (24, 6), (24, 10)]
     np.testing.assert_array_equal(finished, expected)
-    assert learner.policy.w1.shape == (1, 8)
-    # Both rollouts went into the observation normaliser.
-    assert float(learner.observation_moments.weight) == pytest.approx(24, abs=0.01)
+    # What was recorded of the policy is what it played.
+    mean, log_std = pol.gaussian(learner.policy, first.observation)
+    np.testing.assert_allclose(first.distribution, mean, atol=1e-6)
+    log_prob = gaussian_log_prob(first.action, mean, log_std)
+    np.testing.assert_allclose(first.log_prob, log_prob, atol=1e-5)
 
 
-def test_truncation_bootstraps_from_the_final_observation(monkeypatch):
-    seen, advantages = [], ppo.advantages
+class Stop(Exception):
+    pass
 
-    def spy(reward, value, next_value, *rest):
-        jax.debug.callback(lambda *parts: seen.append(parts), value, next_value, *rest[:2])
-        return advantages(reward, value, next_value, *rest)
+
+def test_truncation_bootstraps_from_the_final_observation(rollouts, monkeypatch):
+    learner, _ = train_host(Counter(), TINY, KEY, progress=False)
+    # A fresh critic is nearly flat; a steep one tells observations apart.
+    learner = learner._replace(critic=learner.critic._replace(w3=100 * learner.critic.w3))
+    seen = {}
+
+    def spy(reward, value, next_value, terminated, truncated, gamma, gae_lambda):
+        seen.update(next_value=np.asarray(next_value), terminated=terminated, truncated=truncated)
+        raise Stop
 
     monkeypatch.setattr(ppo, "advantages", spy)
-    config = ppo.PPOConfig(
-        num_envs=2, num_steps=6, num_updates=1, epochs=1, minibatches=3, hidden=8
-    )
-    start = []
-    init = ppo.init
-    monkeypatch.setattr(ppo, "init", lambda *args: start.append(init(*args)) or start[0])
-    train_host(Counter(), config, KEY, progress=False)
-    jax.effects_barrier()
-    value, next_value, terminated, truncated = (np.asarray(part) for part in seen[0])
-    learner = start[0]
-    at = lambda number: float(ppo.value_of(learner, np.float32([number])))  # noqa: E731
-    assert truncated[2, 0] and next_value[2, 0] == pytest.approx(at(3), abs=1e-5)
-    assert value[3, 0] == pytest.approx(at(0), abs=1e-5)
-    assert next_value[2, 0] != pytest.approx(at(0), abs=1e-3)
-    assert terminated[3, 1] and not truncated[3, 1]  # the value after it is not used
-
-
-def test_equal_keys_give_equal_runs():
-    one, _ = train_host(Counter(), TINY, KEY, progress=False)
-    two, _ = train_host(Counter(), TINY, KEY, progress=False)
-    np.testing.assert_array_equal(pol.flatten(one.policy), pol.flatten(two.policy))
+    with jax.disable_jit(), pytest.raises(Stop):
+        ppo.update(KEY, learner, rollouts[0], TINY, False)
+    value = lambda number: float(ppo.value_of(learner, np.float32([number])))  # noqa: E731
+    assert seen["truncated"][2, 0] and not seen["terminated"][2, 0]
+    # Step 2 of sub-environment 0 led to 3; the observation after the reset is 0.
+    assert seen["next_value"][2, 0] == pytest.approx(value(3), abs=1e-4)
+    assert value(3) != pytest.approx(value(0), abs=1e-2)
+    assert seen["terminated"][3, 1] and not seen["truncated"][3, 1]
 
 
 def test_discrete_actions(rollouts):
@@ -149,6 +146,12 @@ def test_bad_input_is_named():
         final_observations(np.zeros((2, 1), np.float32), np.array([False, True]), {})
 
 
+def test_a_policy_that_diverged_is_refused(monkeypatch):
+    monkeypatch.setattr(ppo_host, "_learn", lambda key, learner, *_: (learner, False))
+    with pytest.raises(GlaError, match="not finite after update 0"):
+        train_host(Counter(), TINY, KEY, progress=False)
+
+
 class Match(gymnasium.Env):
     """The reward is minus the squared distance of the action to what is seen; 8 steps."""
 
@@ -170,12 +173,23 @@ class Match(gymnasium.Env):
         return self._draw(), reward, False, self.steps == 8, {}
 
 
-def test_it_learns_to_match():
-    config = ppo.PPOConfig(num_envs=8, num_steps=32, num_updates=30, gamma=0.5, hidden=16)
+LONGER = ppo.PPOConfig(num_envs=8, num_steps=32, num_updates=30, gamma=0.5, hidden=16)
+
+
+def train_to_match():
     vec = SyncVectorEnv([Match] * 8, autoreset_mode=AutoresetMode.SAME_STEP)
-    learner, finished = train_host(vec, config, KEY, progress=False)
+    return train_host(vec, LONGER, KEY, progress=False)
+
+
+def test_it_learns_to_match_and_does_so_again():
+    learner, finished = train_to_match()
     assert finished.shape == (30 * 32, 2)
     assert finished[:50, 1].mean() < -3.0
     # The noise of exploration is still in the returns; the mean action is what was learned.
     seen = np.linspace(-0.8, 0.8, 9, dtype=np.float32)[:, None]
     np.testing.assert_allclose(pol.gaussian(learner.policy, seen)[0], seen, atol=0.2)
+    # All rollouts went into the observation normaliser.
+    assert float(learner.observation_moments.weight) == pytest.approx(30 * 32 * 8, abs=0.01)
+    assert float(learner.policy.std[0]) == pytest.approx(1.6 / np.sqrt(12), abs=0.02)
+    again, _ = train_to_match()
+    np.testing.assert_array_equal(pol.flatten(learner.policy), pol.flatten(again.policy))

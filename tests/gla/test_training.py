@@ -246,35 +246,60 @@ def test_a_checkpoint_that_does_not_fit_the_model_is_refused(whole, config, inte
         restored(whole[0], deep, interface)
 
 
-@pytest.mark.parametrize("damage", ["empty", "delete"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_still_there(
-    whole, config, interface, tmp_path, damage
+def truncate(file):
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+
+
+# Orbax leaves readers behind that complain about their closed event loop.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("which", ["data", "_METADATA"])
+@pytest.mark.parametrize("damage", [truncate, Path.unlink])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
+    whole, config, interface, tmp_path, which, damage
 ):
-    shutil.copytree(whole[0], tmp_path / "c")
-    newest = tmp_path / "c" / "checkpoints" / "24"
-    for file in [p for p in newest.rglob("*") if p.is_file()]:
-        if file.name == "_CHECKPOINT_METADATA":
-            continue
-        file.write_bytes(b"") if damage == "empty" else file.unlink()
+    folder = tmp_path / "c"
+    shutil.copytree(whole[0], folder)
+    newest = folder / "checkpoints" / "24"
+    files = [p for p in newest.rglob("*") if p.is_file()]
+    if which == "data":  # numbers of the arrays; everything else in the checkpoint is small
+        files = [p for p in files if p.parent.name == "d" and p.stat().st_size > 5000]
+    else:
+        files = [p for p in files if p.name == which]
+    assert files
+    for file in files:
+        damage(file)
     with pytest.raises(GlaError) as caught:
-        restored(tmp_path / "c", config, interface)
+        restored(folder, config, interface)
     message = str(caught.value)
     assert "checkpoint 24" in message and str(newest) in message and "\n" not in message
     shutil.rmtree(newest)
-    assert int(restored(tmp_path / "c", config, interface).step) == 16
+    assert int(restored(folder, config, interface).step) == 16
+    if which == "data" and damage is truncate:
+        meta_train(config, folder, progress=False)  # although it had finished once
+        assert_equal_runs(folder, whole[0], config, interface)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(config, tmp_path):
-    wild = dataclasses.replace(
-        config, learning_rate=1e25, steps_per_dispatch=1, checkpoint_every=1
-    )  # fmt: skip
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
+    config, interface, tmp_path, monkeypatch
+):
+    store = write_store(tmp_path / "s")
+    config = dataclasses.replace(config, histories=(store,))
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(config, tmp_path / "c", progress=False)
+    kept = restored(tmp_path / "c", config, interface)
+    rewards = HistoryStore.open(store)._array("reward")
+    rewards.write(np.full(rewards.shape, np.nan, np.float32)).result()
     with pytest.raises(GlaError) as caught:
-        meta_train(wild, tmp_path / "c", progress=False)
+        meta_train(config, tmp_path / "c", progress=False)
     message = str(caught.value)
-    assert "the meta-training " in message and "became " in message and "1e+25" in message
-    kept = restored(tmp_path / "c", wild, training.make_interface(wild, False))
-    assert int(kept.step) >= 1
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(kept))
+    assert "the meta-training loss became nan by step 10" in message
+    assert "lower the learning rate (0.03)" in message and "kept" in message
+    jax.tree.map(
+        np.testing.assert_array_equal, kept, restored(tmp_path / "c", config, interface)
+    )  # fmt: skip
+    assert metrics(tmp_path / "c")[-1]["step"] == 8
 
 
 def test_a_gradient_that_is_not_finite_is_never_saved(config, tmp_path, monkeypatch):
