@@ -104,17 +104,27 @@ def run_one(task: jax.Array, env: Environment, config: CollectConfig) -> dict[st
 
 
 def _check_finite(record: dict[str, np.ndarray], first_run: int, name: str):
-    for array in ("observation", "reward", "action", "policy"):
-        bad = np.argwhere(~np.isfinite(record[array]))
-        if len(bad):
-            where = bad[0]
-            step = where[3] if array in ("observation", "action", "reward") else 0
-            raise GlaError(
-                f"{name} gave a {array} that is not finite in run {first_run + where[0]}, "
-                f"update {where[2] if array != 'policy' else where[1]}, step {step}",
-                "finite numbers",
-                "bound the environment, or lower PPO's learning rate if only the policy diverged",
-            )
+    """Raise `GlaError` naming the first value that is not finite: all others may follow from it."""
+    found = []
+    # In the order in which one step makes them.
+    for order, array in enumerate(("policy", "observation", "action", "reward")):
+        bad = ~np.isfinite(record[array])
+        if array == "policy":
+            places = np.argwhere(bad.any(-1))  # run, update
+        else:
+            features = tuple(range(4, bad.ndim))
+            places = np.argwhere(bad.any((1, *features)))  # run, update, step
+        if len(places):
+            run, update, *step = (int(x) for x in places[0])
+            found.append((run, update, *(step or [0]), order, array))
+    if found:
+        run, update, step, _, array = min(found)
+        raise GlaError(
+            f"{name} gave {'an' if array[0] in 'ao' else 'a'} {array} that is not finite in run "
+            f"{first_run + run}, update {update}, step {step}",
+            "finite numbers",
+            "bound the environment, or lower PPO's learning rate if only the policy diverged",
+        )
 
 
 def collect(

@@ -68,14 +68,22 @@ def tiny(per_task=False, **changes):
     return Recipe(config, lifetimes=3, screening=2, per_task=per_task, block=2)
 
 
+def fake_training(vec, config, key, progress):
+    """Return an untrained learner and two episodes; the real thing has tests of its own."""
+    learner = ppo.init(key, ppo.policy_shape(vec, config), config)
+    return learner, np.array([[100.0, -40.0], [400.0, -30.0]])
+
+
 @pytest.mark.parametrize(
     ("id", "per_task"), [("gla/RandomLinear-v0", True), ("gla/Reacher-v0", False)]
 )
 def test_measure_gives_a_whole_entry(id, per_task, monkeypatch, tmp_path):
     monkeypatch.setitem(RECIPES, id, tiny(per_task))
-    if per_task:  # one end in each of the two cases is enough
+    if per_task:  # compiling takes seconds; one end in each of the two cases is enough
         floor = "zero action", references.Interval(-50.0, -51.0, -49.0)
         monkeypatch.setattr(references, "_measure_null", lambda *_: floor)
+    else:
+        monkeypatch.setattr(references, "train_host", fake_training)
     nulls = references.null_controllers
     monkeypatch.setattr(references, "null_controllers", lambda space: nulls(space)[:2])
     entry = measure(id, progress=False)

@@ -1,0 +1,343 @@
+"""Collected histories: they are what the stored policies did, and they can be replayed."""
+
+import dataclasses
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gla import policy as pol
+from gla import projection as proj
+from gla import sampling
+from gla.agents.collect import CollectConfig, _check_finite, collect
+from gla.agents.ppo import PPOConfig
+from gla.envs import registry
+from gla.envs.base import Environment, timestep
+from gla.envs.splits import run_keys, step_key, task_key
+from gla.envs.wrappers import Autoreset, Normalized, Projected, ProjectedParams, TimeLimit
+from gla.errors import GlaError
+from gla.histories import HistoryStore, array_shapes
+from gla.normalization import normalize_observation, normalize_reward
+from gla.projection import ProjectionConfig
+
+# 240 steps: past the time limit of every environment here, and it never falls on an update's end.
+PPO = PPOConfig(
+    num_envs=3, num_steps=60, num_updates=4, epochs=1, minibatches=2, hidden=8
+)  # fmt: skip
+CONFIG = CollectConfig(runs=3, streams_per_run=2, seed=3, block=2, window=40, ppo=PPO)
+CONTINUOUS = ["RandomLinear", "RandomMechanics", "RandomNeural", "Pendulum"]
+PROJECTION = ProjectionConfig(observation_dim=16, action_dim=5)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    """A function that collects an environment once and returns (config, store)."""
+
+    @functools.cache
+    def get(name):
+        config = dataclasses.replace(CONFIG, environment=f"gla/{name}-v0")
+        return config, collect(config, tmp_path_factory.mktemp(name) / "s", progress=False)
+
+    return get
+
+
+def shape_of(meta):
+    return pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, "CartPole"])
+def test_the_store_is_complete_and_moves(stores, name):
+    config, store = stores(name)
+    assert store.missing_blocks() == [] and store.verify() == []
+    assert store.meta.streams == 6 and store.meta.environment == config.environment
+    assert store.read("observation").shape[:3] == (6, 4, 60)
+    assert np.std(store.read("reward")) > 0 or name == "CartPole"
+    ends = store.read("terminated") | store.read("truncated")
+    assert ends.any(), "episodes end"
+    assert store.read("terminated").any() == (name == "CartPole")
+    # Runs are different tasks or at least different runs; so are a run's streams.
+    first = store.read("observation")[:, 0, 0]
+    assert len({tuple(row) for row in first.tolist()}) == 6
+
+
+@pytest.mark.parametrize("name", ["RandomLinear", "CartPole"])
+def test_stored_distributions_are_those_of_the_stored_policies(stores, name):
+    _, store = stores(name)
+    observation = store.read("observation")
+    policies = pol.unflatten(shape_of(store.meta), store.read("policy"))
+    ours = jax.tree.map(lambda x: jnp.asarray(x)[np.repeat(np.arange(3), 2)], policies)
+    if store.meta.discrete:
+        found = jax.jit(jax.vmap(jax.vmap(pol.output)))(ours, observation)
+        log_std = np.zeros((6, 4, 2))
+    else:
+        found, log_std = jax.jit(jax.vmap(jax.vmap(pol.gaussian)))(ours, observation)
+    np.testing.assert_allclose(found, store.read("distribution"), atol=1e-5)
+    np.testing.assert_allclose(log_std[::2], store.read("log_std"), atol=1e-6)
+    # Actions are draws from it.
+    if not store.meta.discrete:
+        z = (store.read("action") - found) / np.exp(log_std)[:, :, None]
+        assert abs(z.mean()) < 0.1 and z.std() == pytest.approx(1.0, abs=0.05)
+
+
+@functools.cache
+def replayer(name, discrete):
+    """A compiled replay of one stream, plain and projected, and of its run's normalisation."""
+    env = registry.make_functional(f"gla/{name}-v0")
+    plain = Autoreset(TimeLimit(env))
+    shown = Projected(plain, PROJECTION)
+
+    def replay(run, stream, actions):
+        keys = run_keys(task_key(CONFIG.split, CONFIG.seed, run))
+        params = env.sample_params(keys.task)
+        key = jax.random.key(run * 10 + stream)
+        projection = proj.sample(
+            key, PROJECTION, env.observation_space.shape[0],
+            int(env.action_space.n) if discrete else env.action_space.shape[0],
+        )  # fmt: skip
+        if discrete:
+            lifted = proj.lift_slot(key, projection, actions)
+        else:
+            noise = jax.random.normal(key, (len(actions), PROJECTION.action_dim))
+            lifted = proj.lift_action(projection, actions, noise)
+
+        def through(world, params, actions):
+            state, first = world.reset(step_key(keys.environment, -1, stream), params)
+
+            def step(state, inputs):
+                number, action = inputs
+                state, ts = world.step(
+                    step_key(keys.environment, number, stream), state, action, params
+                )
+                return state, (ts.observation, ts.reward, ts.terminated, ts.truncated)
+
+            _, seen = jax.lax.scan(step, state, (jnp.arange(len(actions)), actions))
+            # What was seen before each step, as histories store it.
+            return jnp.concatenate([first[None], seen[0][:-1]]), *seen[1:]
+
+        measured = Normalized(env, CONFIG.window).measure(keys.window, params).statistics
+        return (
+            through(plain, params, actions),
+            through(shown, ProjectedParams(params, projection), lifted),
+            projection,
+            measured,
+        )
+
+    return jax.jit(replay)
+
+
+@pytest.mark.parametrize("name", [*CONTINUOUS, "CartPole"])
+def test_a_history_replays_plain_and_projected(stores, name):
+    _, store = stores(name)
+    arrays = {
+        key: store.read(key).reshape(6, 240, *array_shapes(store.meta)[key][0][3:])
+        for key in ("observation", "action", "reward", "terminated", "truncated")
+    }
+    for stream in (0, 1, 4):
+        one = {key: value[stream] for key, value in arrays.items()}
+        run, number = divmod(stream, 2)
+        plain, shown, projection, _ = replayer(name, store.meta.discrete)(
+            run, number, one["action"]
+        )
+        expected = [one[key] for key in ("reward", "terminated", "truncated")]
+        np.testing.assert_allclose(plain[0], one["observation"], atol=1e-5)
+        for found, wanted in zip(plain[1:], expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
+        # Lowering a lifted action rounds, and the systems carry that on: hence 1e-4.
+        seen = proj.project_observation(projection, one["observation"])
+        np.testing.assert_allclose(shown[0], seen, atol=1e-4)
+        for found, wanted in zip(shown[1:], expected, strict=True):
+            np.testing.assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_the_stored_normalisation_is_that_of_the_tasks_window(stores):
+    _, store = stores("RandomLinear")
+    read = sampling.from_store(store)
+    for run in range(3):
+        actions = store.read("action").reshape(6, 240, 2)[2 * run]
+        *_, measured = replayer("RandomLinear", False)(run, 0, actions)
+        stored = [store.read(f"observation_{x}")[run] for x in ("mean", "std")]
+        for found, wanted in zip(measured, [*stored, store.read("reward_scale")[run]], strict=True):
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+        # Histories are shown as `Normalized` shows the task itself.
+        np.testing.assert_allclose(
+            read.observation[2 * run],
+            normalize_observation(measured, store.read("observation")[2 * run]),
+            atol=1e-4,
+        )
+        np.testing.assert_allclose(
+            read.reward[2 * run],
+            normalize_reward(measured, store.read("reward")[2 * run]),
+            atol=1e-4,
+        )
+
+
+def test_a_finished_collection_is_left_alone(stores):
+    config, store = stores("RandomLinear")
+    before = {p: p.stat().st_mtime_ns for p in store.path.rglob("*")}
+    collect(config, store.path, progress=False)
+    assert {p: p.stat().st_mtime_ns for p in store.path.rglob("*")} == before
+
+
+KILLED = """
+import json, os, signal, sys
+from gla import histories
+from gla.agents import collect, ppo
+
+settings = json.loads(sys.argv[1])
+settings["ppo"] = ppo.PPOConfig(**settings["ppo"])
+write = histories.write_json
+
+def killed(path, value):
+    if path.name == "00001.json":  # all arrays of the second block are there, its mark is not
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, value)
+
+histories.write_json = killed
+collect.collect(collect.CollectConfig(**settings), sys.argv[2], progress=False)
+"""
+
+
+def test_a_killed_collection_goes_on_bit_for_bit(stores, tmp_path):
+    config, whole = stores("RandomLinear")
+    settings = json.dumps(dataclasses.asdict(config))
+    run = subprocess.run(
+        [sys.executable, "-c", KILLED, settings, str(tmp_path / "s")],
+        env=os.environ, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert run.returncode == -signal.SIGKILL, run.stderr
+    assert HistoryStore.open(tmp_path / "s").missing_blocks() == [1]
+    again = collect(config, tmp_path / "s", progress=False)
+    assert again.missing_blocks() == [] and again.verify() == []
+    for name in array_shapes(whole.meta):
+        np.testing.assert_array_equal(again.read(name), whole.read(name), err_msg=name)
+
+
+def test_a_damaged_block_is_collected_again_bit_for_bit(stores, tmp_path):
+    config, whole = stores("RandomLinear")
+    expected = whole.read("reward")
+    chunk = next(p for p in (whole.path / "reward" / "c" / "5").rglob("*") if p.is_file())
+    content = chunk.read_bytes()
+    try:
+        chunk.write_bytes(content[:-1])
+        assert len(whole.verify(repair=True)) == 1
+        assert whole.missing_blocks() == [1]
+        again = collect(config, whole.path, progress=False)
+        np.testing.assert_array_equal(again.read("reward"), expected)
+    finally:
+        chunk.write_bytes(content)
+
+
+def test_other_settings_are_refused(stores):
+    config, store = stores("RandomLinear")
+    for change, words in (
+        ({"seed": 4}, "seed 3 instead of 4"),
+        ({"window": 50}, "window 40 instead of 50"),
+        ({"environment": "gla/RandomNeural-v0"}, "gla/RandomLinear-v0"),
+    ):
+        with pytest.raises(GlaError, match=words):
+            collect(dataclasses.replace(config, **change), store.path, progress=False)
+    assert store.missing_blocks() == []
+
+
+# Environments that break
+
+
+class Breaking(Environment):
+    """Gives one reward that is no number, in one task, after so many steps."""
+
+    name = "Breaking"
+    horizon = 1000
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, steps, task):
+        self.steps, self.task = steps, task
+
+    def sample_params(self, key):
+        return jax.random.uniform(key)
+
+    def reset(self, key, params):
+        return jnp.int32(0), jax.random.normal(key, (2,))
+
+    def step(self, key, state, action, params):
+        bad = (state == self.steps) & (jnp.abs(params - self.task) < 1e-6)
+        reward = jnp.where(bad, jnp.nan, jnp.sum(action))
+        false = jnp.zeros((), bool)
+        return state + 1, timestep(jax.random.normal(key, (2,)), reward, false, false)
+
+
+def test_an_environment_that_breaks_is_named_with_its_step(tmp_path, monkeypatch):
+    task = float(jax.random.uniform(run_keys(task_key("train", 3, 1)).task))
+    spec = dataclasses.replace(registry.TABLE["gla/RandomLinear-v0"], id="gla/Breaking-v0")
+    monkeypatch.setitem(registry.TABLE, "gla/Breaking-v0", spec)
+    monkeypatch.setattr(registry, "load", lambda path: lambda: Breaking(25, task))
+    small = PPOConfig(num_envs=2, num_steps=10, num_updates=4, epochs=1, minibatches=1, hidden=2)
+    config = CollectConfig("gla/Breaking-v0", runs=2, seed=3, block=2, window=5, ppo=small)
+    with pytest.raises(GlaError) as caught:
+        collect(config, tmp_path / "s", progress=False)
+    # From there on the policy, its actions and the observations are bad too: the first is named.
+    assert "gla/Breaking-v0 gave a reward that is not finite in run 1, update 2, step 5" in str(
+        caught.value
+    )
+    assert HistoryStore.open(tmp_path / "s").complete_blocks() == [], "nothing bad is kept"
+
+
+@pytest.mark.parametrize(
+    ("bad", "words"),
+    [
+        ({"observation": (1, 0, 2, 3, 1)}, "an observation that is not finite in run 7, update 2"),
+        ({"action": (0, 1, 0, 0, 0)}, "an action that is not finite in run 6, update 0, step 0"),
+        ({"policy": (1, 3, 5)}, "a policy that is not finite in run 7, update 3, step 0"),
+        # What comes first in time is named, whatever its stream.
+        ({"reward": (0, 1, 2, 1), "observation": (0, 0, 2, 2, 0)}, "a reward .*update 2, step 1"),
+        ({"reward": (0, 0, 2, 1), "observation": (0, 1, 2, 1, 0)}, "an observation .*step 1"),
+        ({"policy": (0, 3, 0), "action": (0, 0, 3, 0, 0)}, "a policy .*run 6, update 3"),
+        ({"policy": (0, 3, 0), "reward": (0, 0, 2, 4)}, "a reward .*run 6, update 2, step 4"),
+    ],
+)
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_the_first_bad_number_is_named(bad, words, value):
+    stream = (2, 2, 4, 5)
+    record = {
+        "observation": np.zeros((*stream, 3)), "action": np.zeros((*stream, 1)),
+        "reward": np.zeros(stream), "policy": np.zeros((2, 4, 6)),
+    }  # fmt: skip
+    _check_finite(record, 6, "gla/Breaking-v0")
+    for array, place in bad.items():
+        record[array][place] = value
+    with pytest.raises(GlaError, match=f"^gla/Breaking-v0 gave {words}") as caught:
+        _check_finite(record, 6, "gla/Breaking-v0")
+    assert "\n" not in str(caught.value)
+
+
+def test_environments_that_cannot_be_recorded_are_refused(tmp_path):
+    with pytest.raises(GlaError, match="host simulator, which `gla collect` cannot record"):
+        collect(CollectConfig("gla/Reacher-v0"), tmp_path / "s", progress=False)
+    with pytest.raises(GlaError, match="did you mean RandomLinear"):
+        collect(CollectConfig("gla/RandomLinea-v0"), tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"runs": 0},
+        {"block": 0},
+        {"window": -1},
+        {"streams_per_run": 0},
+        {"streams_per_run": 9},
+        {"seed": -1},
+        {"seed": 2**31},
+    ],
+)
+def test_a_config_out_of_range_is_refused(settings):
+    with pytest.raises(GlaError, match=next(iter(settings))):
+        CollectConfig(**settings)
