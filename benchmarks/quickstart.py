@@ -66,7 +66,7 @@ def default_plan(seed: int = 0) -> Plan:
             # Attention spans exactly what was trained on: 8 episodes of 50 steps.
             model=TransformerConfig(width=128, layers=3, heads=4, window=sampling.length),
             batch_size=16,
-            steps=2200,
+            steps=1500,
             seed=seed,
         ),
         tests=(

@@ -25,7 +25,7 @@ from gla.agents.nulls import null_controllers
 from gla.benchmarks.results import AgentResult, Lifetime, Results
 from gla.envs import registry
 from gla.envs.base import Environment, action_size, observation_size
-from gla.envs.checks import check_finite
+from gla.envs.checks import check_action, check_finite
 from gla.envs.host_wrappers import HostNormalized
 from gla.envs.splits import Split, run_keys, step_key, task_key
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, projected_spaces
@@ -271,15 +271,15 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
 
 def _run_loop(world: World, agent, lens, visible, steps, key, state, tick) -> Trace:
     act = _jitted_act_through if agent.jittable else act_through
+    actions = gymnasium.vector.utils.batch_space(world.action_space, world.rows)
     seen: tuple[Any, ...] = _first_sight(world.reset())
     rewards, ends = [], []
     for number in range(steps):
         state, action = act(
             agent.act, lens, visible, state, tuple(seen), jax.random.fold_in(key, number)
         )
-        action = np.asarray(action)
-        seen = world.step(action)
-        check_finite(world.name, number, seen[0], seen[1], action)
+        seen = world.step(check_action(world.name, actions, action, number))
+        check_finite(world.name, number, seen[0], seen[1])
         # Strong float32, so that the compiled step sees one type from the first call on.
         seen = (seen[0], np.asarray(seen[1], np.float32), seen[2], seen[3])
         rewards.append(seen[1])

@@ -1,0 +1,277 @@
+"""Agents: null controllers do what they say, and GLA acts as it was trained."""
+
+import dataclasses
+import json
+import sys
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gla import checkpoints, training
+from gla.agents.base import Agent, View
+from gla.agents.external import load_agent
+from gla.agents.gla import GLAAgent, load
+from gla.agents.nulls import Null, null_controllers
+from gla.errors import GlaError
+from gla.models import Transformer, TransformerConfig
+from gla.projection import ProjectionConfig
+from gla.sampling import SamplingConfig
+from gla.tokens import Interface, gaussian_outputs, make_tokens
+
+OBSERVATIONS = gymnasium.spaces.Box(-np.inf, np.inf, (4,), np.float32)
+TWO = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+ONE = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+THREE = gymnasium.spaces.Discrete(3)
+
+
+# Null controllers
+
+ROWS = 500
+_act = jax.jit(lambda act, *rest: act(*rest), static_argnums=0)
+
+
+def play(agent, space, key=0, reward=0.0):
+    state = agent.init(jax.random.key(9), ROWS, OBSERVATIONS, space)
+    nothing = jnp.zeros(ROWS, bool)
+    observation = jnp.full((ROWS, 4), reward)
+    after, action = _act(
+        agent.act, state, observation, jnp.full(ROWS, reward), nothing, nothing,
+        jax.random.key(key),
+    )  # fmt: skip
+    jax.tree.map(np.testing.assert_array_equal, after, state)
+    return np.asarray(action)
+
+
+def named(space):
+    return {agent.name: agent for agent in null_controllers(space)}
+
+
+def test_constants_are_constant():
+    agents = named(TWO)
+    for name, action in {
+        "zero action": (0, 0),
+        "constant -1": (-1, -1),
+        "constant -0.5": (-0.5, -0.5),
+        "constant +0.5": (0.5, 0.5),
+        "constant +1": (1, 1),
+        "constant +1 on axis 0": (1, 0),
+        "constant -1 on axis 1": (0, -1),
+    }.items():
+        played = play(agents[name], TWO)
+        assert played.dtype == np.float32
+        np.testing.assert_array_equal(played, np.tile(np.float32(action), (ROWS, 1)), err_msg=name)
+
+
+def test_noise_has_the_spread_it_says():
+    agents = named(TWO)
+    for sigma in (0.1, 0.3, 1.0):
+        played = play(agents[f"N(0, {sigma:g})"], TWO)
+        assert played.std() == pytest.approx(sigma, rel=0.1)
+        assert abs(played.mean()) < 0.2 * sigma
+    uniform = play(agents["uniform"], TWO)
+    assert np.abs(uniform).max() <= 1.0
+    assert uniform.std() == pytest.approx(1 / 3**0.5, rel=0.05)
+    offset = play(Null("mine", np.array([0.5, -2.0], np.float32), 0.1), TWO)
+    np.testing.assert_allclose(offset.mean(0), [0.5, -2.0], atol=0.03)
+
+
+def test_discrete_controllers_hold_an_action_or_play_all():
+    agents = named(THREE)
+    assert list(agents) == ["always action 0", "always action 1", "always action 2", "uniform"]
+    for i in range(3):
+        played = play(agents[f"always action {i}"], THREE)
+        assert played.dtype == np.int32 and set(played) == {i}
+    share = np.bincount(play(agents["uniform"], THREE), minlength=3) / ROWS
+    np.testing.assert_allclose(share, 1 / 3, atol=0.08)
+
+
+def test_one_axis_has_no_axes_to_tell_apart():
+    assert len(named(ONE)) == 1 + 4 + 3 + 1
+    assert len(named(TWO)) == 1 + 4 + 4 + 3 + 1
+    assert len(null_controllers(TWO)) == len(named(TWO)), "no name twice"
+    assert [a.name for a in null_controllers(ONE, sigmas=(2.0,))][-2:] == ["N(0, 2)", "uniform"]
+
+
+@pytest.mark.parametrize("name", ["N(0, 0.3)", "uniform"])
+def test_null_controllers_never_look(name):
+    agent = named(TWO)[name]
+    assert isinstance(agent, Agent) and agent.view is None
+    np.testing.assert_array_equal(play(agent, TWO), play(agent, TWO, reward=5.0))
+    assert not np.array_equal(play(agent, TWO), play(agent, TWO, key=1))
+
+
+def test_all_null_controllers_share_one_program():
+    assert len({agent.act for agent in null_controllers(TWO)}) == 1
+
+
+# GLA
+
+MODEL = TransformerConfig(width=16, layers=2, heads=2, mlp=2, window=8)
+LENGTH = 13  # past the window
+
+
+def make_agent(discrete):
+    interface = Interface(5, 3, discrete)
+    params = jax.jit(Transformer(MODEL, interface.outputs).init)(
+        jax.random.key(0), jnp.zeros((1, 2, interface.token_size))
+    )
+    # Away from the tiny initial head, so that what was seen matters.
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype("f4"), params)
+    return GLAAgent(params, MODEL, interface, View(ProjectionConfig(5, 3)))
+
+
+@pytest.mark.parametrize("discrete", [False, True])
+def test_acting_step_by_step_is_the_model_on_the_whole_lifetime(discrete):
+    agent, rng = make_agent(discrete), np.random.default_rng(1)
+    space = gymnasium.spaces.Discrete(3) if discrete else gymnasium.spaces.Box(-1, 1, (3,))
+    state = agent.init(jax.random.key(2), 2, OBSERVATIONS, space)
+    observation = rng.normal(size=(LENGTH, 2, 5)).astype(np.float32)
+    # What came with each step: at the first one, nothing.
+    reward = rng.normal(size=(LENGTH, 2)).astype(np.float32)
+    flags = rng.random((2, LENGTH, 2)) < 0.2
+    reward[0], flags[:, 0] = 0.0, False
+    keys = jax.random.split(jax.random.key(3), LENGTH)
+    act, actions = jax.jit(agent.act), []
+    for t in range(LENGTH):
+        state, action = act(state, observation[t], reward[t], flags[0, t], flags[1, t], keys[t])
+        actions.append(np.asarray(action))
+    actions = np.stack(actions)
+    shown = np.eye(3, dtype=np.float32)[actions] if discrete else actions
+    previous = np.concatenate([np.zeros((1, 2, 3), np.float32), shown[:-1]])
+    tokens = make_tokens(observation, previous, reward, *flags).swapaxes(0, 1)
+    outputs = Transformer(MODEL, agent.interface.outputs).apply(agent.params, tokens)
+    outputs = np.asarray(outputs).swapaxes(0, 1)
+    for t in range(LENGTH):
+        if discrete:
+            expected = jax.random.categorical(keys[t], outputs[t])
+            np.testing.assert_array_equal(actions[t], expected)
+        else:
+            mean, log_std = gaussian_outputs(outputs[t])
+            expected = mean + np.exp(log_std) * jax.random.normal(keys[t], (2, 3))
+            np.testing.assert_allclose(actions[t], expected, atol=1e-5)
+    assert actions.dtype == (np.int32 if discrete else np.float32)
+    assert state.cache.length.tolist() == [LENGTH, LENGTH]
+    jax.tree.map(np.testing.assert_array_equal, state.params, agent.params)
+
+
+def test_an_agent_of_the_other_action_kind_is_refused():
+    with pytest.raises(GlaError, match="trained on discrete actions .* are continuous"):
+        make_agent(True).init(jax.random.key(0), 1, OBSERVATIONS, TWO)
+    with pytest.raises(GlaError, match="trained on continuous actions .* are discrete"):
+        make_agent(False).init(jax.random.key(0), 1, OBSERVATIONS, THREE)
+
+
+# Loading
+
+CONFIG = training.MetaTrainConfig(
+    histories=("somewhere",),
+    projection=ProjectionConfig(5, 3, "orthogonal"),
+    sampling=SamplingConfig(segments=2, segment_length=4),
+    model=MODEL,
+)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A checkpoint folder as `gla meta-train` leaves it, and the parameters in it."""
+    folder = tmp_path_factory.mktemp("saved") / "c"
+    interface = training.make_interface(CONFIG, discrete=False)
+    description = {
+        "training": dataclasses.asdict(CONFIG), "interface": dataclasses.asdict(interface),
+        "sources": ["gla/Made-v0"], "packages": {},
+    }  # fmt: skip
+    checkpoints.prepare(folder, description)
+    state = jax.jit(lambda: training.init_state(CONFIG, interface))()
+    checkpoints.save(folder, 10, state)
+    return folder, state.params
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """The description alone, to be changed by a test; the checkpoints are those of `saved`."""
+    (tmp_path / "config.json").write_text((saved[0] / "config.json").read_text())
+    (tmp_path / "checkpoints").symlink_to(saved[0] / "checkpoints")
+    return tmp_path
+
+
+def rewrite(folder, change):
+    file = folder / "config.json"
+    description = json.loads(file.read_text())
+    change(description)
+    file.write_text(json.dumps(description))
+
+
+def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
+    agent = load(saved[0], name="mine")
+    assert isinstance(agent, Agent) and agent.jittable and agent.name == "mine"
+    assert agent.config == MODEL and agent.interface == Interface(5, 3)
+    assert agent.view == View(ProjectionConfig(5, 3, "orthogonal"))
+    jax.tree.map(np.testing.assert_array_equal, agent.params, saved[1])
+    space = gymnasium.spaces.Box(-1, 1, (3,))
+    state = agent.init(jax.random.key(0), 2, OBSERVATIONS, space)
+    zeros = jnp.zeros(2)
+    _, action = agent.act(state, jnp.zeros((2, 5)), zeros, zeros, zeros, jax.random.key(1))
+    assert action.shape == (2, 3) and np.isfinite(action).all()
+
+
+def test_what_cannot_be_loaded_is_named(folder, tmp_path):
+    with pytest.raises(GlaError, match="is not a checkpoint folder"):
+        load(tmp_path / "nowhere")
+    rewrite(folder, lambda d: d["training"].update(colour="red"))
+    with pytest.raises(GlaError, match="lacks or adds settings .*colour"):
+        load(folder)
+    rewrite(folder, lambda d: d["training"].pop("colour"))
+    rewrite(folder, lambda d: d.pop("interface"))
+    with pytest.raises(GlaError, match="lacks or adds settings .*interface"):
+        load(folder)
+    rewrite(folder, lambda d: d.update(version=99))
+    with pytest.raises(GlaError, match="version 99"):
+        load(folder)
+
+
+def test_a_checkpoint_of_another_size_is_refused(folder):
+    rewrite(folder, lambda d: d["training"]["model"].update(width=32))
+    with pytest.raises(GlaError, match="does not fit the model: "):
+        load(folder)
+
+
+def test_a_folder_without_checkpoints_is_refused(folder):
+    (folder / "checkpoints").unlink()
+    with pytest.raises(GlaError, match="holds no checkpoint yet; run `gla meta-train` again"):
+        load(folder)
+
+
+# By name
+
+MODULE = """
+class Still:
+    def init(self, key, num_envs, observation_space, action_space):
+        return num_envs
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        return state, [0.0] * state
+
+def nothing():
+    return 3
+"""
+
+
+def test_agents_are_found_by_name(saved, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "my_agents_for_a_test.py").write_text(MODULE)
+    agent = load_agent("my_agents_for_a_test:Still")
+    assert (agent.name, agent.jittable, agent.view) == ("my_agents_for_a_test:Still", False, None)
+    assert load_agent(str(saved[0])).interface == Interface(5, 3)
+    for spec, words in (
+        ("my_agents_for_a_test:Other", "cannot be loaded"),
+        ("no_such_module_at_all:Agent", "cannot be loaded"),
+        ("my_agents_for_a_test:nothing", "has no method init"),
+        ("nowhere", "is not a checkpoint folder"),
+    ):
+        with pytest.raises(GlaError, match=words):
+            load_agent(spec)

@@ -1,0 +1,358 @@
+"""Meta-test: every agent meets every environment, and both ways of running them agree."""
+
+import copy
+import json
+
+import gymnasium
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gla import projection as proj
+from gla.agents.base import View
+from gla.agents.gla import GLAAgent
+from gla.agents.nulls import Null
+from gla.benchmarks import runner
+from gla.benchmarks.runner import MetaTestConfig, Trace, lifetimes_of, make_lens, make_world
+from gla.errors import GlaError
+from gla.models import Transformer, TransformerConfig
+from gla.normalization import normalize_observation, normalize_reward
+from gla.projection import ProjectionConfig
+from gla.tokens import Interface
+
+CONFIG = MetaTestConfig("gla/RandomLinear-v0", lifetimes=3, steps=60, seed=5)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return make_world(CONFIG)
+
+
+@pytest.fixture(autouse=True)
+def short_dispatches(monkeypatch):
+    # So that 60 steps are two dispatches of one program, and an episode spans them.
+    monkeypatch.setattr(runner, "CHUNK", 30)
+
+
+def run(agent, world, **settings):
+    return runner.run_agent(agent, world, CONFIG, **settings)
+
+
+# Agents
+
+
+class Reader:
+    """Plays what it makes of all rewards and observations so far, with noise: all of it counts."""
+
+    name, jittable, view = "reader", True, None
+
+    def init(self, key, num_envs, observation_space, action_space):
+        return jnp.zeros(num_envs)
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        state = jnp.where(truncated, 0.0, 0.9 * state + reward)
+        noise = 0.1 * jax.random.normal(key, state.shape)
+        angle = state + noise + jnp.sum(observation, -1)
+        return state, jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
+
+
+class Blind(Reader):
+    """The same, without the rewards."""
+
+    name = "blind"
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        return super().act(state, observation, 0.0 * reward, terminated, truncated, key)
+
+
+class Plain:
+    """No JAX at all: plays a constant number and keeps what it was shown."""
+
+    name, jittable, view = "plain", False, None
+
+    def __init__(self, size, action=0.25):
+        self.size, self.action, self.seen = size, action, []
+
+    def init(self, key, num_envs, observation_space, action_space):
+        self.spaces = (observation_space, action_space)
+        self.seen.clear()
+        return {"rows": num_envs}
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        self.seen.append([np.array(x) for x in (observation, reward, terminated, truncated)])
+        return state, np.full((state["rows"], self.size), self.action)
+
+
+class Spoiled(Reader):
+    """Plays a number that is none in the second lifetime, from step 33 on."""
+
+    name = "spoiled"
+
+    def init(self, key, num_envs, observation_space, action_space):
+        return jnp.zeros(num_envs)
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        bad = (state == 33) & (jnp.arange(len(state)) == 1)
+        return state + 1, jnp.zeros((len(state), 2)).at[:, 1].set(jnp.where(bad, jnp.nan, 0.0))
+
+
+def in_a_loop(agent):
+    agent = copy.copy(agent)
+    agent.jittable = False
+    return agent
+
+
+@pytest.fixture(scope="module")
+def gla_agent():
+    model, interface = TransformerConfig(16, 1, 2, 2, window=40), Interface(8, 4)
+    params = jax.jit(Transformer(model, interface.outputs).init)(
+        jax.random.key(0), jnp.zeros((1, 2, interface.token_size))
+    )
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype("f4"), params)
+    return GLAAgent(params, model, interface, View(ProjectionConfig(8, 4), window=50))
+
+
+# Cutting traces into episodes
+
+
+def trace(*rows):
+    """Rows of (rewards, steps at which episodes end)."""
+    rewards = np.array([row[0] for row in rows], np.float32).T
+    done = np.zeros(rewards.shape, bool)
+    for i, (_, ends) in enumerate(rows):
+        done[list(ends), i] = True
+    return Trace(rewards, done)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "ends", "returns", "lengths", "unfinished"),
+    [
+        ([1, 2, 4, 8, 16, 32], (2, 5), (7, 56), (3, 3), False),
+        # What follows the last end is no whole episode.
+        ([1, 2, 4, 8, 16, 32], (2,), (7,), (3,), False),
+        ([1, 2, 4, 8, 16, 32], (0, 1, 4), (1, 2, 28), (1, 1, 3), False),
+        ([1, 2, 4, 8, 16, 32], (5,), (63,), (6,), False),
+        # Not one whole episode: the part counts, and says so.
+        ([1, 2, 4, 8, 16, 32], (), (63,), (6,), True),
+        ([-1.5], (0,), (-1.5,), (1,), False),
+        ([-1.5], (), (-1.5,), (1,), True),
+    ],
+)
+def test_lifetimes_are_cut_into_whole_episodes(rewards, ends, returns, lengths, unfinished):
+    (life,) = lifetimes_of(trace((rewards, ends)))
+    assert life.episode_returns == returns and life.episode_lengths == lengths
+    assert life.unfinished == unfinished
+
+
+def test_lifetimes_do_not_mix():
+    lives = lifetimes_of(trace(([1, 1, 1, 1], (1, 3)), ([5, 6, 7, 8], (2,)), ([0, 0, 0, 9], ())))
+    assert [life.episode_returns for life in lives] == [(2, 2), (18,), (9,)]
+    assert [life.unfinished for life in lives] == [False, False, True]
+
+
+def test_long_sums_are_exact():
+    rewards = np.full(5001, 0.1, np.float32)
+    rewards[0] = 1e6
+    (life,) = lifetimes_of(trace((rewards, (5000,))))
+    assert life.episode_returns[0] == pytest.approx(1e6 + 5000 * float(np.float32(0.1)), abs=1e-3)
+
+
+# Compiled and looped
+
+
+def test_the_compiled_path_is_the_loop(world):
+    compiled, looped = run(Reader(), world), run(in_a_loop(Reader()), world)
+    np.testing.assert_array_equal(compiled.done, looped.done)
+    np.testing.assert_allclose(compiled.reward, looped.reward, atol=1e-5)
+    assert compiled.reward.shape == (60, 3) and np.std(compiled.reward) > 0.1
+    assert np.flatnonzero(compiled.done.all(1)).tolist() == [49]
+    # Lifetimes are tasks of their own, and again is the same.
+    assert len({*compiled.reward.sum(0).tolist()}) == 3
+    np.testing.assert_array_equal(run(Reader(), world).reward, compiled.reward)
+
+
+def test_a_sequence_model_runs_the_same_through_its_lens(world, gla_agent):
+    lens = make_lens(world, gla_agent.view, CONFIG)
+    compiled = run(gla_agent, world, lens=lens)
+    looped = run(in_a_loop(gla_agent), world, lens=lens)
+    np.testing.assert_allclose(compiled.reward, looped.reward, atol=1e-4)
+    masked = run(gla_agent, world, lens=lens, masked=True)
+    # Nothing was earned before the second step, so nothing was hidden before it.
+    np.testing.assert_allclose(masked.reward[0], compiled.reward[0], atol=1e-6)
+    assert np.abs(masked.reward - compiled.reward).max() > 1e-3
+
+
+def test_dispatches_may_be_uneven(world, monkeypatch):
+    whole = run(Reader(), world)
+    monkeypatch.setattr(runner, "CHUNK", 45)
+    ticks = []
+    uneven = runner.run_agent(Reader(), world, CONFIG, steps=60, tick=ticks.append)
+    np.testing.assert_allclose(uneven.reward, whole.reward, atol=1e-5)
+    assert ticks == [45, 15]
+
+
+def test_masking_changes_what_reads_rewards_and_nothing_else(world):
+    for agent, same in ((Blind(), True), (Reader(), False)):
+        seen, masked = run(agent, world), run(agent, world, masked=True)
+        assert np.array_equal(seen.reward, masked.reward) == same
+
+
+def test_a_plain_agent_sees_what_happened(world):
+    agent = Plain(2)
+    played = run(agent, world)
+    observation, reward, terminated, truncated = (
+        np.stack(x) for x in zip(*agent.seen, strict=True)
+    )
+    assert observation.shape == (60, 3, 4)
+    np.testing.assert_allclose(observation[0], world.reset(), atol=1e-6)
+    assert (reward[0] == 0).all() and not terminated[0].any() and not truncated[0].any()
+    np.testing.assert_array_equal(reward[1:], played.reward[:-1])
+    np.testing.assert_array_equal(truncated[1:], played.done[:-1])
+    assert not terminated.any() and truncated[50].all(), "the end is told with the next episode"
+    assert agent.spaces == (world.observation_space, world.action_space)
+    # The same constant played by a JAX agent earns the same.
+    null = run(Null("constant", np.full(2, 0.25, np.float32)), world)
+    np.testing.assert_allclose(played.reward, null.reward, atol=1e-5)
+    run(agent, world, masked=True)
+    assert all((seen[1] == 0).all() for seen in agent.seen)
+
+
+def test_the_lens_normalises_and_projects(world):
+    agent = Plain(4, action=0.3)
+    agent.view = View(ProjectionConfig(8, 4), window=50)
+    lens = make_lens(world, agent.view, CONFIG)
+    played = run(agent, world, lens=lens)
+    observation, reward, *_ = (np.stack(x) for x in zip(*agent.seen, strict=True))
+    first = world.reset()
+    for i in range(3):
+        statistics, projection = jax.tree.map(lambda x, i=i: x[i], tuple(lens))
+        seen = proj.project_observation(projection, normalize_observation(statistics, first[i]))
+        np.testing.assert_allclose(observation[0, i], seen, atol=1e-5)
+        scaled = normalize_reward(statistics, played.reward[:-1, i])
+        np.testing.assert_allclose(reward[1:, i], scaled, atol=1e-5)
+    maps = np.asarray(lens.projection.action_map)
+    assert not np.allclose(maps[0], maps[1]), "every lifetime has a projection of its own"
+    assert agent.spaces[0].shape == (8,) and agent.spaces[1].shape == (4,)
+
+
+def test_actions_are_lowered(world):
+    agent = Plain(4, action=np.array([0.5, -0.2, 9.0, 9.0]))  # the last two reach nothing
+    agent.view = View(ProjectionConfig(8, 4, "identity"), window=50)
+    played = run(agent, world, lens=make_lens(world, agent.view, CONFIG))
+    null = run(Null("constant", np.array([0.5, -0.2], np.float32)), world)
+    np.testing.assert_allclose(played.reward, null.reward, atol=1e-5)
+
+
+def test_a_host_simulator_takes_plain_and_jax_agents(gla_agent):
+    config = MetaTestConfig("gla/Reacher-v0", lifetimes=2, steps=60, seed=5)
+    world = make_world(config)
+    try:
+        agent = Plain(2)
+        played = runner.run_agent(agent, world, config)
+        again = runner.run_agent(Null("c", np.full(2, 0.25, np.float32)), world, config)
+        assert played.reward.shape == (60, 2) and np.isfinite(played.reward).all()
+        np.testing.assert_allclose(played.reward, again.reward, atol=1e-6)
+        assert np.flatnonzero(played.done.all(1)).tolist() == [49]
+        np.testing.assert_array_equal(np.stack([s[1] for s in agent.seen])[1:], played.reward[:-1])
+        wide = View(ProjectionConfig(12, 4), window=20)
+        through = GLAAgent(None, gla_agent.config, Interface(12, 4), wide)
+        through.params = jax.jit(Transformer(gla_agent.config, 8).init)(
+            jax.random.key(0), jnp.zeros((1, 2, Interface(12, 4).token_size))
+        )
+        lens = make_lens(world, wide, config)
+        assert np.isfinite(runner.run_agent(through, world, config, lens, steps=10).reward).all()
+        with pytest.raises(GlaError, match="gla/Reacher-v0 was given an action that is nan"):
+            runner.run_agent(Plain(2, action=np.nan), world, config)
+    finally:
+        world.close()
+
+
+# Bad input
+
+
+def test_an_action_that_is_no_number_is_named_with_its_step(world):
+    with pytest.raises(GlaError, match="RandomLinear met a value .*step 33 of lifetime 1 under"):
+        run(Spoiled(), world)
+    with pytest.raises(GlaError, match=r"RandomLinear .*nan \(number 1\) at step 33 in .* 1"):
+        run(in_a_loop(Spoiled()), world)
+
+
+@pytest.mark.parametrize("agent", [Plain(3), Plain(1), Plain(2, action="left")])
+def test_an_action_of_the_wrong_kind_is_refused(world, agent):
+    with pytest.raises(GlaError, match="RandomLinear was given an action .*expected shape"):
+        run(agent, world)
+
+
+def test_a_discrete_action_that_does_not_exist_is_refused():
+    class Third(Plain):
+        def act(self, state, observation, reward, terminated, truncated, key):
+            return state, np.full(state["rows"], 2)
+
+    config = MetaTestConfig("gla/CartPole-v0", lifetimes=2, steps=5)
+    with pytest.raises(GlaError, match="expected whole numbers from 0 to 1"):
+        runner.run_agent(Third(1), make_world(config), config)
+
+
+def test_a_projected_id_is_refused():
+    with pytest.raises(GlaError, match="gla/RandomLinear-Projected-v0 is already projected"):
+        make_world(MetaTestConfig("gla/RandomLinear-Projected-v0"))
+
+
+def test_a_task_too_large_for_the_agent_is_refused(world):
+    for size, words in (((3, 4), "observations of 4"), ((8, 1), "actions of 2")):
+        with pytest.raises(GlaError, match=words):
+            make_lens(world, View(ProjectionConfig(*size)), CONFIG)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"lifetimes": 0}, {"steps": 0}, {"null_steps": 0}, {"seed": -1}, {"seed": 2**31}],
+)
+def test_a_config_out_of_range_is_refused(settings):
+    with pytest.raises(GlaError, match=next(iter(settings))):
+        MetaTestConfig(**settings)
+
+
+# The whole
+
+
+def test_a_meta_test_runs_the_agent_its_twin_and_the_nulls(gla_agent):
+    config = MetaTestConfig("gla/RandomLinear-v0", lifetimes=3, steps=60, seed=5, null_steps=50)
+    results = runner.meta_test(
+        gla_agent, config, ("gla/Made-v0",), {"checkpoint": "somewhere"}, progress=False
+    )
+    kinds = [one.kind for one in results.agents]
+    assert kinds == ["agent", "masked"] + ["null"] * 13
+    assert [one.name for one in results.agents][:3] == [
+        "gla",
+        "gla (rewards masked)",
+        "zero action",
+    ]
+    for one in results.agents:
+        assert len(one.lifetimes) == 3 and one.seconds >= 0
+        assert all(life.episode_lengths == (50,) for life in one.lifetimes)
+    assert results.environment == "gla/RandomLinear-v0" and results.split == "test"
+    assert results.training_sources == ("gla/Made-v0",) and "jax" in results.packages
+    assert json.loads(json.dumps(results.config))["checkpoint"] == "somewhere"
+    assert results.config["view"]["projection"]["observation_dim"] == 8
+    # The agent's numbers are those of a run of its own.
+    world = make_world(config)
+    alone = runner.run_agent(gla_agent, world, config, make_lens(world, gla_agent.view, config))
+    np.testing.assert_allclose(
+        [life.episode_returns[0] for life in results.agents[0].lifetimes],
+        alone.reward[:50].sum(0), rtol=1e-4,
+    )  # fmt: skip
+
+
+def test_a_meta_test_may_leave_out_the_twin_and_the_nulls():
+    config = MetaTestConfig("gla/CartPole-v0", 2, 30, masked_twin=False, nulls=False)
+    results = runner.meta_test(Null("always left", 0), config, progress=False)
+    assert [one.kind for one in results.agents] == ["agent"]
+    # Pushed one way for ever, a pole falls after about ten steps, again and again.
+    for life in results.agents[0].lifetimes:
+        assert len(life.episode_returns) >= 2 and not life.unfinished
+        assert max(life.episode_lengths) < 15
+        assert life.episode_returns == tuple(map(float, life.episode_lengths))
+    assert isinstance(make_world(config).action_space, gymnasium.spaces.Discrete)
