@@ -105,7 +105,7 @@ def run_one(task: jax.Array, env: Environment, config: CollectConfig) -> dict[st
 
 def _check_finite(record: dict[str, np.ndarray], first_run: int, name: str):
     """Raise `GlaError` naming the first value that is not finite: all others may follow from it."""
-    found = []
+    found: list[tuple[int, int, int, int, str]] = []  # run, update, step, order, array
     # In the order in which one step makes them.
     for order, array in enumerate(("policy", "observation", "action", "reward")):
         bad = ~np.isfinite(record[array])
@@ -115,8 +115,8 @@ def _check_finite(record: dict[str, np.ndarray], first_run: int, name: str):
             features = tuple(range(4, bad.ndim))
             places = np.argwhere(bad.any((1, *features)))  # run, update, step
         if len(places):
-            run, update, *step = (int(x) for x in places[0])
-            found.append((run, update, *(step or [0]), order, array))
+            where = [int(x) for x in places[0]] + [0]
+            found.append((where[0], where[1], where[2], order, array))
     if found:
         run, update, step, _, array = min(found)
         raise GlaError(

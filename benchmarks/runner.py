@@ -236,8 +236,17 @@ def _first_sight(observation: Any) -> tuple[Any, Any, Any, Any]:
 
 
 def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, state, tick) -> Trace:
-    observation = world.reset()
-    carry = (world._state, _first_sight(observation), state)
+    seen = _first_sight(world.reset())
+    _, action = jax.eval_shape(
+        functools.partial(act_through, agent.act), lens, visible, state, seen, key
+    )
+    expected = (world.rows, *(world.action_space.shape or ()))
+    if action.shape != expected:
+        raise GlaError(
+            f"{world.name} was given actions of shape {action.shape} by {agent.name!r}",
+            f"shape {expected}",
+        )
+    carry = (world._state, seen, state)
     rewards, ends, start = [], [], 0
     while start < steps:
         length = min(CHUNK, steps - start)

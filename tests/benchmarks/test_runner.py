@@ -279,9 +279,18 @@ def test_an_action_that_is_no_number_is_named_with_its_step(world):
         run(in_a_loop(Spoiled()), world)
 
 
-@pytest.mark.parametrize("agent", [Plain(3), Plain(1), Plain(2, action="left")])
+class Flat(Reader):
+    """Forgets that actions are vectors."""
+
+    name = "flat"
+
+    def act(self, state, observation, reward, terminated, truncated, key):
+        return state, reward
+
+
+@pytest.mark.parametrize("agent", [Plain(3), Plain(1), Plain(2, "left"), Flat(), in_a_loop(Flat())])
 def test_an_action_of_the_wrong_kind_is_refused(world, agent):
-    with pytest.raises(GlaError, match="RandomLinear was given an action .*expected shape"):
+    with pytest.raises(GlaError, match=r"RandomLinear was given .*expected shape \(3, 2\)"):
         run(agent, world)
 
 
