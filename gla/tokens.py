@@ -23,18 +23,16 @@ class Interface:
         observation_dim: length of projected observations.
         action_dim: length of actions, or the number of action slots.
         discrete: whether actions are slots.
-        condition_size: numbers of auxiliary information eta in every token (paper, section 2).
     """
 
     observation_dim: int
     action_dim: int
     discrete: bool = False
-    condition_size: int = 0
 
     @property
     def token_size(self) -> int:
         """Length of a token."""
-        return self.observation_dim + self.action_dim + 3 + self.condition_size
+        return self.observation_dim + self.action_dim + 3
 
     @property
     def outputs(self) -> int:
@@ -48,7 +46,6 @@ def make_tokens(
     previous_reward: jax.Array,
     previous_terminated: jax.Array,
     previous_truncated: jax.Array,
-    condition: jax.Array | None = None,
 ) -> jax.Array:
     """Concatenate the parts of tokens.
 
@@ -58,7 +55,6 @@ def make_tokens(
         previous_reward: f32[...], normalised; zero at the start of a lifetime.
         previous_terminated: bool[...].
         previous_truncated: bool[...].
-        condition: f32[..., condition_size] or None.
 
     Returns:
         f32[..., token_size].
@@ -66,8 +62,6 @@ def make_tokens(
     scalars = [previous_reward, previous_terminated, previous_truncated]
     parts = [observation, previous_action]
     parts += [jnp.asarray(x, jnp.float32)[..., None] for x in scalars]
-    if condition is not None:
-        parts.append(condition)
     return jnp.concatenate(parts, -1)
 
 
