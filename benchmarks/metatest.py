@@ -24,8 +24,18 @@ def describe_agent(spec: str) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {
         "agent": spec,
         "training": description["training"],
+        "histories": description["histories"],
         "step": checkpoints.latest_step(folder.absolute()),
     }, tuple(description["sources"])
+
+
+def _identity(config: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells one test from another; a trained agent is known by more than its path."""
+    parts = {name: config.get(name) for name in ("meta_test", "training", "histories", "step")}
+    if parts["training"] is None:
+        return {**parts, "agent": config.get("agent")}
+    training = {k: v for k, v in parts["training"].items() if k != "histories"}
+    return {**parts, "training": training}
 
 
 def meta_test_to_file(
@@ -47,7 +57,7 @@ def meta_test_to_file(
     if path.exists() and not fresh:
         old = files.read(path)
         new = json.loads(json.dumps({"meta_test": dataclasses.asdict(config), **details}))
-        if {name: old.config.get(name) for name in new} == new:
+        if _identity(old.config) == _identity(new):
             return old
         raise GlaError(
             f"{path} holds the results of another test",

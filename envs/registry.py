@@ -385,8 +385,9 @@ def references(id: str) -> dict[str, Any]:
             the plain environment, whose returns mean the same.
 
     Returns:
-        A dict with the optional entries `null` ({"controller": str, "return": float, ...}) and
-        `expert` ({"return": float, "provenance": str, ...}).
+        A dict with the entries `null` ({"controller": str, "return": float, ...}), `expert`
+        ({"return": float, "provenance": str, ...}) and `expert_beats_null` (bool, whether their
+        95% intervals say so).
     """
     spec, table = find(id), _all_references()
     return dict(table.get(spec.full_id) or table.get(spec.id) or {})

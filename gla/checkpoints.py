@@ -24,7 +24,8 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
 
     Args:
         folder: absolute path.
-        description: JSON-like settings; `packages` may differ, everything else must agree.
+        description: JSON-like settings. `packages` and the paths of the histories may differ, so
+            that folders can be moved; everything else must agree.
         fresh: delete the folder first, if it is a checkpoint folder.
 
     Raises:
@@ -40,15 +41,21 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
         occupied = False
     if occupied:
         old = describe(folder)
-        for part in ("training", "interface", "sources"):
-            if old.get(part) != content.get(part):
+        for part in ("training", "interface", "sources", "histories"):
+            theirs, ours = (_without_paths(one.get(part)) for one in (old, content))
+            if theirs != ours:
                 raise GlaError(
                     f"the checkpoints in {folder} were trained with other settings: "
-                    + _difference(old.get(part), content.get(part), part),
+                    + _difference(theirs, ours, part),
                     mend="choose another folder, or pass --fresh to delete them and start again",
                 )
         return
     write_json(file, content)
+
+
+def _without_paths(part: Any) -> Any:
+    """Leave out where the histories lie; what they are is compared instead."""
+    return {k: v for k, v in part.items() if k != "histories"} if isinstance(part, dict) else part
 
 
 def _difference(old: Any, new: Any, name: str) -> str:
@@ -56,6 +63,10 @@ def _difference(old: Any, new: Any, name: str) -> str:
         for key in new:
             if old.get(key) != new[key]:
                 return _difference(old.get(key), new[key], key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for one, other in zip(old, new, strict=True):
+            if one != other:
+                return _difference(one, other, name)
     return f"{name} is {old!r} there and {new!r} here"
 
 

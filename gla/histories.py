@@ -155,7 +155,7 @@ class HistoryStore:
         if vacant:
             return cls._create(path, meta)
         store = cls.open(path)
-        ours, theirs = (_identity(m) for m in (meta, store.meta))
+        ours, theirs = (identity(m) for m in (meta, store.meta))
         if ours != theirs:
             names = [name for name in ours if ours[name] != theirs.get(name)]
             listed = ", ".join(f"{n} {theirs.get(n)!r} instead of {ours[n]!r}" for n in names[:3])
@@ -384,8 +384,8 @@ STREAM_ARRAYS = frozenset(
 )
 
 
-def _identity(meta: HistoryMeta) -> dict[str, Any]:
-    """Return what must agree for two collections to be the same one."""
+def identity(meta: HistoryMeta) -> dict[str, Any]:
+    """Return what must agree for two collections to be the same one, as JSON values."""
     fields = dataclasses.asdict(meta)
     fields.pop("packages")
     return json.loads(json.dumps({**fields.pop("settings"), **fields}))

@@ -24,7 +24,7 @@ import optax
 
 from gla import checkpoints, sampling
 from gla.errors import GlaError
-from gla.histories import HistoryStore
+from gla.histories import HistoryStore, identity
 from gla.models import Transformer, TransformerConfig
 from gla.objectives import forward_reverse_kl
 from gla.packages import package_versions
@@ -203,8 +203,27 @@ def train_steps(
     return state, jax.tree.map(lambda x: jnp.mean(x, 0), metrics)
 
 
-def load_sources(config: MetaTrainConfig) -> tuple[list[Histories], list[str], bool]:
-    """Read and check every store: returns histories, environment ids and whether discrete.
+class Sources(NamedTuple):
+    """What the stores hold.
+
+    Attributes:
+        histories: one per store.
+        metas: `gla.histories.identity` of each, which tells collections apart wherever they lie.
+        discrete: whether actions are discrete.
+    """
+
+    histories: list[Histories]
+    metas: list[dict[str, Any]]
+    discrete: bool
+
+    @property
+    def environments(self) -> list[str]:
+        """Ids of the environments, in order."""
+        return [meta["environment"] for meta in self.metas]
+
+
+def load_sources(config: MetaTrainConfig) -> Sources:
+    """Read and check every store.
 
     Raises:
         GlaError: no store, a damaged or incomplete one, a mixture of continuous and discrete
@@ -214,7 +233,9 @@ def load_sources(config: MetaTrainConfig) -> tuple[list[Histories], list[str], b
         raise GlaError(
             "meta-train was given no histories", "at least one folder written by `gla collect`"
         )
-    sources, names, kinds = [], [], set()
+    sources: list[Histories] = []
+    metas: list[dict[str, Any]] = []
+    kinds = set()
     for path in config.histories:
         store = HistoryStore.open(path)
         missing = store.missing_blocks()
@@ -229,7 +250,7 @@ def load_sources(config: MetaTrainConfig) -> tuple[list[Histories], list[str], b
         histories = sampling.from_store(store)
         sampling.check(config.sampling, histories, meta.environment)
         sources.append(histories)
-        names.append(meta.environment)
+        metas.append(identity(meta))
         kinds.add(meta.discrete)
     if len(kinds) > 1:
         raise GlaError(
@@ -237,7 +258,7 @@ def load_sources(config: MetaTrainConfig) -> tuple[list[Histories], list[str], b
             "stores of one action kind",
             "train one agent on each",
         )
-    return sources, names, kinds.pop()
+    return Sources(sources, metas, kinds.pop())
 
 
 def meta_train(
@@ -266,12 +287,14 @@ def meta_train(
         GlaError: see `load_sources`; a folder with other settings; a loss that is not finite.
     """
     folder = Path(path).absolute()
-    sources, names, discrete = load_sources(config)
-    interface = make_interface(config, discrete)
+    sources = load_sources(config)
+    names = sources.environments
+    interface = make_interface(config, sources.discrete)
     description = {
         "training": dataclasses.asdict(config),
         "interface": dataclasses.asdict(interface),
         "sources": names,
+        "histories": sources.metas,
         "packages": package_versions(),
     }
     checkpoints.prepare(folder, description, fresh)
@@ -292,7 +315,7 @@ def meta_train(
     with Progress(title, config.steps, "steps", start, progress) as bar:
         try:
             while start < config.steps:
-                state, metrics = step_function(state, sources)
+                state, metrics = step_function(state, sources.histories)
                 values = jax.tree.map(np.asarray, metrics)
                 # A gradient that is not finite spoils the weights before any loss shows it.
                 if not np.isfinite(values.loss) or not np.isfinite(values.gradient_norm):

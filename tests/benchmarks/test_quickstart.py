@@ -1,6 +1,7 @@
 """The four verbs in a row, tiny: stages are reused, resumed, and redone only when asked."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_a_lost_stage_is_made_again_the_same(finished):
     for result in (*old["agents"], *new["agents"]):
         result.pop("seconds")
     assert old == new
+
+
+def test_a_folder_that_was_moved_is_still_known(finished, tmp_path):
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(finished, moved)
+    before = snapshot(moved)
+    quickstart.run(tiny(), moved)
+    assert snapshot(moved) == before
 
 
 def test_other_settings_need_fresh(finished):

@@ -164,4 +164,4 @@ def test_registering_again_does_nothing():
 def test_references_are_a_dict_for_every_id():
     for id in ALL_IDS:
         assert isinstance(registry.references(id), dict)
-        assert set(registry.references(id)) <= {"null", "expert"}
+        assert {"null", "expert"} <= set(registry.references(id))

@@ -386,12 +386,13 @@ def test_a_folder_without_a_checkpoint(config, interface, tmp_path):
 
 def test_several_sources_share_the_batch(config):
     two = dataclasses.replace(config, histories=config.histories * 2, weights=(1.0, 3.0))
-    sources, names, discrete = training.load_sources(two)
-    assert names == ["gla/Made-v0"] * 2 and not discrete
-    interface = training.make_interface(two, discrete)
+    sources = training.load_sources(two)
+    assert sources.environments == ["gla/Made-v0"] * 2 and not sources.discrete
+    interface = training.make_interface(two, sources.discrete)
     params = training.init_state(two, interface).params
     loss, by_segment = jax.eval_shape(
-        lambda key: training.batch_loss(params, key, sources, two, interface), jax.random.key(0)
+        lambda key: training.batch_loss(params, key, sources.histories, two, interface),
+        jax.random.key(0),
     )
     assert loss.shape == () and by_segment.shape == (2,)
 
