@@ -65,7 +65,7 @@ def _difference(old: Any, new: Any, name: str) -> str:
                 return _difference(old.get(key), new[key], key)
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         for one, other in zip(old, new, strict=True):
-            if one != other:
+            if one != other and isinstance(one, dict):
                 return _difference(one, other, name)
     return f"{name} is {old!r} there and {new!r} here"
 
