@@ -66,7 +66,7 @@ def default_plan(seed: int = 0) -> Plan:
             # Attention spans exactly what was trained on: 8 episodes of 50 steps.
             model=TransformerConfig(width=128, layers=3, heads=4, window=sampling.length),
             batch_size=16,
-            steps=1500,
+            steps=1300,
             seed=seed,
         ),
         tests=(
@@ -76,8 +76,8 @@ def default_plan(seed: int = 0) -> Plan:
             test("Pendulum", 32, 2000, 1000),
             test("ReacherMisc", 32, 1000, 500),
             test("Reacher", 32, 1000, 250),
-            test("HalfCheetah", 16, 3000, 1000),
-            test("CartpoleSwingup", 16, 3000, 1000),
+            test("HalfCheetah", 16, 2000, 1000),
+            test("CartpoleSwingup", 16, 2000, 1000),
         ),
     )
 

@@ -118,7 +118,8 @@ def act_through(
     return state, action
 
 
-_jitted_act_through = jax.jit(act_through, static_argnums=0)
+# The state is given up at each step, so that a model's cache is written in place, not copied.
+_jitted_act_through = jax.jit(act_through, static_argnums=0, donate_argnums=3)
 
 
 class FunctionalWorld:
@@ -279,7 +280,10 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
 
 
 def _run_loop(world: World, agent, lens, visible, steps, key, state, tick) -> Trace:
-    act = _jitted_act_through if agent.jittable else act_through
+    act: Callable[..., tuple[Any, jax.Array]] = act_through
+    if agent.jittable:
+        act = _jitted_act_through
+        state = jax.tree.map(jnp.copy, state)  # the agent keeps its own weights
     actions = gymnasium.vector.utils.batch_space(world.action_space, world.rows)
     seen: tuple[Any, ...] = _first_sight(world.reset())
     rewards, ends = [], []
