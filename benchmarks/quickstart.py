@@ -27,7 +27,7 @@ from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.training import MetaTrainConfig, meta_train
 
-MAX_TRAINING_MINUTES = 8.0
+MAX_TRAINING_MINUTES = 7.0
 
 
 @dataclass(frozen=True)
