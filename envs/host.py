@@ -214,6 +214,8 @@ def dmc_env(domain: str, task: str, render_mode: str | None = None, **kwargs: An
             "Python 3.11 or 3.12 (on 3.13 dm_control's labmaze has no wheel)",
             "pip install dm_control 'shimmy[dm-control]>=2,<3', or leave this id out",
         ) from error
+    # dm_control 1.0.50 sets array shapes in a way that NumPy 2.5 deprecates, in every new task.
+    warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"dm_control\.")
     if (domain, task) not in suite.ALL_TASKS:
         known = [" ".join(pair) for pair in suite.ALL_TASKS]
         raise GlaError(
