@@ -363,6 +363,7 @@ class HistoryStore:
         """Return a few lines about the store for people."""
         meta, done = self.meta, self.complete_blocks()
         runs = sum(len(meta.block_runs(block)) for block in done)
+        transitions = meta.transitions // meta.runs * runs
         actions = f"{meta.action_size} {'discrete actions' if meta.discrete else 'action numbers'}"
         lines = [
             f"{meta.environment}: {runs} of {meta.runs} runs complete "
@@ -370,7 +371,7 @@ class HistoryStore:
             f"  {meta.streams_per_run} of {meta.parallel_envs} parallel environments recorded, "
             f"{meta.updates} updates x {meta.steps} steps; {meta.observation_size} observation "
             f"numbers, {actions}",
-            f"  {runs * meta.streams_per_run * meta.updates * meta.steps:,} transitions",
+            f"  {transitions:,} transitions",
         ]
         if done:
             returns = self.read("mean_return").mean(0)

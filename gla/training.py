@@ -8,7 +8,6 @@ seed and i alone, so a resumed run repeats an uninterrupted one bit for bit on t
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import time
@@ -350,7 +349,7 @@ def meta_train(
 
 
 def _as_json(metrics: Metrics) -> dict[str, Any]:
-    return json.loads(json.dumps({k: np.asarray(v).tolist() for k, v in metrics._asdict().items()}))
+    return {name: np.asarray(value).tolist() for name, value in metrics._asdict().items()}
 
 
 def config_from_json(value: dict[str, Any]) -> MetaTrainConfig:
