@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import jax
+import numpy as np
+
+from gla.errors import GlaError
 
 Params = Any
 State = Any
+Solution = Any
 
 
 class Timestep(NamedTuple):
@@ -53,12 +57,19 @@ class Environment(abc.ABC):
         action_space: a Gymnasium Box (1-D, float32) or Discrete.
         horizon: steps after which an episode is truncated, or None where the task has no limit of
             its own. `step` itself never truncates; the `TimeLimit` wrapper does.
+        distinct_tasks: how many different tasks `sample_params` can draw: 1 for a fixed task,
+            `math.inf` for a continuous family.
+        can_render: whether `render` draws pictures.
+        has_oracle: whether `solve` and `best_action` exist.
     """
 
     name: str
     observation_space: gymnasium.spaces.Box
     action_space: gymnasium.spaces.Space
     horizon: int | None
+    distinct_tasks: float = 1
+    can_render: bool = False
+    has_oracle: bool = False
 
     @abc.abstractmethod
     def sample_params(self, key: jax.Array) -> Params:
@@ -73,6 +84,35 @@ class Environment(abc.ABC):
         self, key: jax.Array, state: State, action: jax.Array, params: Params
     ) -> tuple[State, Timestep]:
         """Advance one step under `action` (f32[action_size], or i32[] for discrete actions)."""
+
+    def render(self, state: State, params: Params) -> np.ndarray:
+        """Draw a state of one episode, outside of jit: uint8[height, width, 3].
+
+        Raises:
+            GlaError: if the environment cannot be drawn, or not on this machine.
+        """
+        del state, params
+        raise GlaError(f"{self.name} has no pictures", "an environment whose `can_render` is true")
+
+    def solve(self, params: Params) -> Solution:
+        """Compute what `best_action` needs, once per task; pure and jittable.
+
+        Raises:
+            GlaError: if the environment has no oracle.
+        """
+        del params
+        raise GlaError(f"{self.name} has no oracle", "an environment whose `has_oracle` is true")
+
+    def best_action(self, solution: Solution, state: State, params: Params) -> jax.Array:
+        """Return the best action of one who knows the task and its state; pure and jittable.
+
+        Expert reference scores of tabular tasks and bandits come from it.
+
+        Raises:
+            GlaError: if the environment has no oracle.
+        """
+        del solution, state, params
+        raise GlaError(f"{self.name} has no oracle", "an environment whose `has_oracle` is true")
 
 
 def observation_size(env: Any) -> int:

@@ -99,3 +99,14 @@ def check_count(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise GlaError(f"{name} is {value!r}", "a whole number of at least 1")
     return int(value)
+
+
+def check_task_seed(value: Any) -> int:
+    """Return `value` if it is a whole number of at least 0.
+
+    Raises:
+        GlaError: if it is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise GlaError(f"task seed is {value!r}", "a whole number of at least 0")
+    return int(value)

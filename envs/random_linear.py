@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -11,6 +12,83 @@ import jax.numpy as jnp
 import numpy as np
 
 from gla.envs.base import Environment, Timestep, timestep
+from gla.envs.checks import check_count
+from gla.errors import GlaError
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    above: bool = False,
+    below: bool = False,
+) -> float:
+    """Return `value` if it is a finite number between `low` and `high`.
+
+    Args:
+        name: of the setting, for the message.
+        value: what was given.
+        low: smallest value.
+        high: largest value.
+        above: whether `low` itself is refused.
+        below: whether `high` itself is refused.
+
+    Raises:
+        GlaError: if it is not.
+    """
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(
+        value, bool
+    )
+    open_end = (above and value == low) or (below and value == high)
+    if number and math.isfinite(value) and low <= value <= high and not open_end:
+        return float(value)
+    bounds = []
+    if low > -math.inf:
+        bounds.append(f"{'above' if above else 'at least'} {low:g}")
+    if high < math.inf:
+        bounds.append(f"{'below' if below else 'at most'} {high:g}")
+    raise GlaError(f"{name} is {value!r}", " ".join(["a finite number", " and ".join(bounds)]))
+
+
+def check_range(name: str, value: Any, low: float, high: float, below: bool = False) -> None:
+    """Raise a `GlaError` unless `value` is a pair (least, most) with low < least <= most <= high.
+
+    With `below`, `high` itself is refused.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise GlaError(f"{name} is {value!r}", "a pair of numbers (least, most)")
+    for number in value:
+        check_number(f"a bound of {name}", number, low, high, above=True, below=below)
+    if value[0] > value[1]:
+        raise GlaError(f"{name} is {value!r}", "the smaller number first")
+
+
+def draw_dials(values: np.ndarray, goals: np.ndarray, reach: float) -> np.ndarray:
+    """Draw state variables as marks on vertical tracks, beside their goals: uint8[256, 256, 3].
+
+    Args:
+        values: f[n], shown as blue discs and as bars from 0.
+        goals: f[n], shown as green bands.
+        reach: the value at the ends of a track; larger ones are drawn there.
+    """
+    from gla.envs import drawing
+
+    n = len(values)
+    canvas = drawing.Canvas((0.0, -1.15), (2.3, 1.15))
+    width = 2.3 / n
+    half = min(0.3 * width, 0.12)
+    clipped = np.clip(np.stack([values, goals]) / reach, -1.0, 1.0)
+    canvas.line([(0.08, 0.0), (2.22, 0.0)], drawing.GRID, 0.012)
+    for i, (value, goal) in enumerate(clipped.T):
+        x = (i + 0.5) * width
+        canvas.line([(x, -1.0), (x, 1.0)], drawing.GRID, 0.03)
+        box = np.array([(-half, -0.05), (half, -0.05), (half, 0.05), (-half, 0.05)])
+        canvas.polygon(box + (x, goal), drawing.GOAL)
+        if abs(value) > 0.01:
+            canvas.line([(x, 0.0), (x, value)], drawing.TRAIL, 0.4 * half)
+        canvas.disc((x, value), 0.6 * half, drawing.AGENT)
+    return canvas.array()
 
 
 @dataclass(frozen=True)
@@ -24,7 +102,10 @@ class RandomLinearConfig:
         contraction: (low, high) range of the spectral radius of the drift matrix, below 1, so that
             every system is bounded.
         goal_radius: largest distance of the goal from the origin, in units of what a full action
-            held for ever can reach.
+            held for ever can reach; at most 1.
+
+    Raises:
+        GlaError: if a value is out of its range.
     """
 
     state_size: int = 4
@@ -32,6 +113,12 @@ class RandomLinearConfig:
     horizon: int = 50
     contraction: tuple[float, float] = (0.6, 0.9)
     goal_radius: float = 0.8
+
+    def __post_init__(self):
+        for name in ("state_size", "action_size", "horizon"):
+            check_count(name, getattr(self, name))
+        check_range("contraction", self.contraction, 0.0, 1.0, below=True)
+        check_number("goal_radius", self.goal_radius, 0.0, 1.0, above=True)
 
 
 class LinearParams(NamedTuple):
@@ -58,6 +145,8 @@ class RandomLinear(Environment):
     """
 
     name = "RandomLinear"
+    distinct_tasks = math.inf
+    can_render = True
 
     def __init__(self, config: RandomLinearConfig | None = None):
         self.config = config or RandomLinearConfig()
@@ -101,3 +190,8 @@ class RandomLinear(Environment):
         reward = -jnp.linalg.norm(x - params.goal) / params.scale
         false = jnp.zeros((), bool)
         return LinearState(x), timestep(x, reward, false, false)
+
+    def render(self, state: LinearState, params: LinearParams) -> np.ndarray:
+        """Draw each state variable beside its goal: uint8[256, 256, 3]."""
+        goals = np.asarray(params.goal)
+        return draw_dials(np.asarray(state.x), goals, max(1.0, 1.5 * float(np.abs(goals).max())))
