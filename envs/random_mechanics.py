@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gymnasium
 import jax
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gla.envs.base import Environment, Timestep, timestep
+from gla.envs.checks import check_count
+from gla.envs.random_linear import check_number
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,9 @@ class RandomMechanicsConfig:
             joint by 4 to 10 rad/s^2, so a gravity above 10 may ask for a swing-up.
         coupling: share of a joint's motion that the other joints feel, in [0, 1).
         max_speed: joint speeds are clipped to this, rad/s.
+
+    Raises:
+        GlaError: if a value is out of its range.
     """
 
     joints: int = 2
@@ -33,6 +39,14 @@ class RandomMechanicsConfig:
     gravity: float = 6.0
     coupling: float = 0.3
     max_speed: float = 8.0
+
+    def __post_init__(self):
+        for name in ("joints", "horizon"):
+            check_count(name, getattr(self, name))
+        check_number("time_step", self.time_step, 0.0, above=True)
+        check_number("gravity", self.gravity, 0.0)
+        check_number("coupling", self.coupling, 0.0, 1.0, below=True)
+        check_number("max_speed", self.max_speed, 0.0, above=True)
 
 
 class MechanicsParams(NamedTuple):
@@ -78,6 +92,8 @@ class RandomMechanics(Environment):
     """
 
     name = "RandomMechanics"
+    distinct_tasks = math.inf
+    can_render = True
 
     def __init__(self, config: RandomMechanicsConfig | None = None):
         self.config = config or RandomMechanicsConfig()
@@ -156,3 +172,46 @@ class RandomMechanics(Environment):
         speed = jnp.dot(params.velocity, state.v) / (0.5 * self.config.max_speed)
         terms = jnp.stack([pose, reach, jnp.clip(speed, -1.0, 1.0)])
         return jnp.dot(params.weights, terms)
+
+    def render(self, state: MechanicsState, params: MechanicsParams) -> np.ndarray:
+        """Draw the joints as a chain of links, and the objective: uint8[256, 256, 3].
+
+        The pale chain stands in the goal pose, and the green disc is the point to reach. The bar
+        below shows the shares of the pose, reach and velocity rewards, in this order; orange
+        arrows beside the joints point the way in which speed is rewarded.
+        """
+        from gla.envs import drawing
+
+        links = np.asarray(params.links)
+        weights = np.asarray(params.weights)
+        velocity = np.asarray(params.velocity)
+
+        def chain(q: Any) -> np.ndarray:
+            angles = np.cumsum(np.asarray(q))
+            steps = links[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)
+            return np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
+
+        canvas = drawing.Canvas((-1.2, -1.3), (1.2, 1.1))
+        goal, body = chain(params.pose), chain(state.q)
+        canvas.line(goal, drawing.GRID, 0.07)
+        canvas.disc(goal[-1], 0.09, drawing.GOAL)
+        canvas.line(body, drawing.BODY, 0.07)
+        angles = np.cumsum(np.asarray(state.q))
+        for joint, (middle, speed) in enumerate(
+            zip((body[1:] + body[:-1]) / 2, velocity, strict=True)
+        ):
+            canvas.disc(body[joint], 0.055, drawing.WALL)
+            sideways = np.array([-np.sin(angles[joint]), np.cos(angles[joint])])
+            along = np.array([np.cos(angles[joint]), np.sin(angles[joint])])
+            length = 0.35 * float(speed) * float(weights[2])
+            if abs(length) > 0.02:
+                tip = middle + length * sideways
+                canvas.polygon([middle - 0.05 * along, tip, middle + 0.05 * along], drawing.HAZARD)
+        canvas.disc(body[-1], 0.055, drawing.AGENT)
+        left = -1.0
+        shades = (drawing.GRID, drawing.GOAL, drawing.HAZARD)
+        for share, colour in zip(2.0 * weights, shades, strict=True):
+            right = left + float(share)
+            canvas.polygon([(left, -1.2), (right, -1.2), (right, -1.12), (left, -1.12)], colour)
+            left = right
+        return canvas.array()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from gla.envs.base import Environment, Timestep, timestep
+from gla.envs.checks import check_count
+from gla.envs.random_linear import check_number, check_range, draw_dials
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,10 @@ class RandomNeuralConfig:
         hidden: units of the random network.
         horizon: steps in an episode.
         leak: (low, high) range of the share of the state that is replaced in a step.
-        nonlinearity: scale of the network's input weights; small is nearly linear.
+        nonlinearity: scale of the network's input weights, above 0; small is nearly linear.
+
+    Raises:
+        GlaError: if a value is out of its range.
     """
 
     state_size: int = 5
@@ -32,6 +38,12 @@ class RandomNeuralConfig:
     horizon: int = 50
     leak: tuple[float, float] = (0.1, 0.4)
     nonlinearity: float = 1.0
+
+    def __post_init__(self):
+        for name in ("state_size", "action_size", "hidden", "horizon"):
+            check_count(name, getattr(self, name))
+        check_range("leak", self.leak, 0.0, 1.0)
+        check_number("nonlinearity", self.nonlinearity, 0.0, above=True)
 
 
 class NeuralParams(NamedTuple):
@@ -59,6 +71,8 @@ class RandomNeural(Environment):
     """
 
     name = "RandomNeural"
+    distinct_tasks = math.inf
+    can_render = True
 
     def __init__(self, config: RandomNeuralConfig | None = None):
         self.config = config or RandomNeuralConfig()
@@ -109,3 +123,8 @@ class RandomNeural(Environment):
         reward = -jnp.linalg.norm(x - params.goal) / params.scale
         false = jnp.zeros((), bool)
         return NeuralState(x), timestep(x, reward, false, false)
+
+    def render(self, state: NeuralState, params: NeuralParams) -> np.ndarray:
+        """Draw each state variable beside its goal: uint8[256, 256, 3]."""
+        goals = np.asarray(params.goal)
+        return draw_dials(np.asarray(state.x), goals, max(1.0, 1.5 * float(np.abs(goals).max())))
