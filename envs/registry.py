@@ -1,9 +1,8 @@
-"""The one table of environments: ids, factories, domains, horizons, reference scores.
+"""Finding, building and registering environments by id.
 
-Everything here is a string or a number, so that looking an id up, or registering all of them with
-Gymnasium, imports no simulator and no JAX. Gymnasium 1.x ignores plugins found through package
-entry points; `import gla` calls `register_all`, so `gymnasium.make("gla:gla/Ant-v0")` works in a
-fresh process.
+Looking an id up, or registering all of them with Gymnasium, imports no simulator and no JAX.
+Gymnasium 1.x ignores plugins found through package entry points; `import gla` calls
+`register_all`, so `gymnasium.make("gla:gla/Ant-v0")` works in a fresh process.
 """
 
 from __future__ import annotations
@@ -11,220 +10,28 @@ from __future__ import annotations
 import functools
 import importlib
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
+from gla.envs.table import NAMESPACE, PROJECTED, TABLE, VERSION, EnvironmentSpec
 from gla.errors import GlaError, near_matches
 
 if TYPE_CHECKING:
     import gymnasium
+    import jax
 
     from gla.envs.base import Environment
+    from gla.projection import ProjectionConfig
 
-Kind = Literal["functional", "host"]
-ActionKind = Literal["continuous", "discrete"]
-
-NAMESPACE = "gla/"
-VERSION = "-v0"
-PROJECTED = "-Projected"
+# None: as large as the paper's (64 and 16), or the next power of two that holds the task.
 PROJECTION_DEFAULTS: dict[str, Any] = {
     "projection_seed": 0,
-    "observation_dim": 64,
-    "action_dim": 16,
+    "observation_dim": None,
+    "action_dim": None,
     "kind": "gaussian",
 }
-
-
-@dataclass(frozen=True)
-class EnvironmentSpec:
-    """One row of the table.
-
-    Attributes:
-        id: the Gymnasium id of the plain environment, such as `gla/Pendulum-v0`.
-        factory: `module:attribute` of what builds it: an `Environment` for functional kinds, a
-            single `gymnasium.Env` (`gla.envs.host.HostEnv`) for host kinds.
-        domain: the group under which results are reported.
-        kind: `functional` (pure JAX, an `Environment`) or `host` (a C simulator behind a
-            `gymnasium.vector.VectorEnv`).
-        action_kind: `continuous` (Box in [-1, 1]) or `discrete`.
-        horizon: steps after which an episode is truncated.
-        source: the library and name that the environment comes from.
-        description: one line for people.
-        arguments: positional arguments of the factory.
-        projected: whether the id named the `-Projected` variant of this row.
-    """
-
-    id: str
-    factory: str
-    domain: str
-    kind: Kind
-    action_kind: ActionKind
-    horizon: int
-    source: str
-    description: str
-    arguments: tuple[str, ...] = ()
-    projected: bool = False
-
-    @property
-    def projected_id(self) -> str:
-        """The Gymnasium id of the `-Projected` variant."""
-        return self.id.removesuffix(VERSION) + PROJECTED + VERSION
-
-    @property
-    def full_id(self) -> str:
-        """The Gymnasium id that this spec stands for, with `-Projected` where it was asked for."""
-        return self.projected_id if self.projected else self.id
-
-
-_GYMNAX = "gla.envs.gymnax_adapter:GymnaxEnvironment"
-_MUJOCO = "gla.envs.host:mujoco_env"
-_DMC = "gla.envs.host:dmc_env"
-
-_TABLE = (
-    EnvironmentSpec(
-        "gla/RandomLinear-v0",
-        "gla.envs.random_linear:RandomLinear",
-        "random-linear",
-        "functional",
-        "continuous",
-        50,
-        "gla",
-        "random linear systems with a hidden goal",
-    ),
-    EnvironmentSpec(
-        "gla/RandomMechanics-v0",
-        "gla.envs.random_mechanics:RandomMechanics",
-        "random-mechanics",
-        "functional",
-        "continuous",
-        50,
-        "gla",
-        "coupled bodies in random potentials with random actuators and rewards",
-    ),
-    EnvironmentSpec(
-        "gla/RandomNeural-v0",
-        "gla.envs.random_neural:RandomNeural",
-        "random-neural",
-        "functional",
-        "continuous",
-        50,
-        "gla",
-        "systems whose dynamics and rewards are random neural networks",
-    ),
-    EnvironmentSpec(
-        "gla/Pendulum-v0",
-        _GYMNAX,
-        "gymnax-classic",
-        "functional",
-        "continuous",
-        200,
-        "gymnax Pendulum-v1",
-        "swing a pendulum up and hold it",
-        ("Pendulum-v1",),
-    ),
-    EnvironmentSpec(
-        "gla/ReacherMisc-v0",
-        _GYMNAX,
-        "gymnax-misc",
-        "functional",
-        "continuous",
-        100,
-        "gymnax Reacher-misc",
-        "move a two-joint arm to a visible goal, new in every episode",
-        ("Reacher-misc",),
-    ),
-    EnvironmentSpec(
-        "gla/PointRobotMisc-v0",
-        _GYMNAX,
-        "gymnax-misc",
-        "functional",
-        "continuous",
-        100,
-        "gymnax PointRobot-misc",
-        "find a goal on a half circle, hidden and new in every episode",
-        ("PointRobot-misc",),
-    ),
-    EnvironmentSpec(
-        "gla/MountainCarContinuous-v0",
-        _GYMNAX,
-        "gymnax-classic",
-        "functional",
-        "continuous",
-        999,
-        "gymnax MountainCarContinuous-v0",
-        "drive a weak car out of a valley",
-        ("MountainCarContinuous-v0",),
-    ),
-    EnvironmentSpec(
-        "gla/CartPole-v0",
-        _GYMNAX,
-        "gymnax-classic",
-        "functional",
-        "discrete",
-        500,
-        "gymnax CartPole-v1",
-        "balance a pole on a cart by pushing left or right",
-        ("CartPole-v1",),
-    ),
-    EnvironmentSpec(
-        "gla/Reacher-v0",
-        _MUJOCO,
-        "mujoco",
-        "host",
-        "continuous",
-        50,
-        "gymnasium Reacher-v5",
-        "move a two-joint arm to a visible goal",
-        ("Reacher-v5",),
-    ),
-    EnvironmentSpec(
-        "gla/HalfCheetah-v0",
-        _MUJOCO,
-        "mujoco",
-        "host",
-        "continuous",
-        1000,
-        "gymnasium HalfCheetah-v5",
-        "run forward on two legs in the plane",
-        ("HalfCheetah-v5",),
-    ),
-    EnvironmentSpec(
-        "gla/Ant-v0",
-        _MUJOCO,
-        "mujoco",
-        "host",
-        "continuous",
-        1000,
-        "gymnasium Ant-v5",
-        "walk forward on four legs, without contact forces in the observation",
-        ("Ant-v5",),
-    ),
-    EnvironmentSpec(
-        "gla/CartpoleBalance-v0",
-        _DMC,
-        "dmc",
-        "host",
-        "continuous",
-        1000,
-        "dm_control cartpole balance",
-        "keep a pole upright on a cart",
-        ("cartpole", "balance"),
-    ),
-    EnvironmentSpec(
-        "gla/CartpoleSwingup-v0",
-        _DMC,
-        "dmc",
-        "host",
-        "continuous",
-        1000,
-        "dm_control cartpole swingup",
-        "swing a pole up on a cart and keep it upright",
-        ("cartpole", "swingup"),
-    ),
-)
-
-TABLE: dict[str, EnvironmentSpec] = {spec.id: spec for spec in _TABLE}
 
 
 def find(id: str) -> EnvironmentSpec:
@@ -243,7 +50,7 @@ def find(id: str) -> EnvironmentSpec:
     base = NAMESPACE + name.removesuffix(PROJECTED + VERSION) + VERSION
     if name.endswith(PROJECTED + VERSION) and base in TABLE:
         return replace(TABLE[base], projected=True)
-    known = [*TABLE, *(spec.projected_id for spec in _TABLE)]
+    known = [*TABLE, *(spec.projected_id for spec in TABLE.values())]
     # Compare names alone: the shared "gla/" would make short words look alike.
     bare = {entry.removeprefix(NAMESPACE): entry for entry in known}
     hint = near_matches(name, bare)
@@ -275,6 +82,39 @@ def split_projection(kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, 
     return settings, {key: v for key, v in kwargs.items() if key not in PROJECTION_DEFAULTS}
 
 
+def projection_config(
+    env: Any,
+    observation_dim: int | None = None,
+    action_dim: int | None = None,
+    kind: Any = "gaussian",
+) -> ProjectionConfig:
+    """Return the projection of an environment; dimensions that are None fit themselves to it.
+
+    They are 64 for observations and 16 for actions, as in the GLA paper (section 2), or the next
+    power of two where the task is larger.
+
+    Args:
+        env: an environment of either kind.
+        observation_dim: length of the observations that the agent sees.
+        action_dim: length of the agent's actions, or its number of action slots.
+        kind: as in `ProjectionConfig`.
+
+    Raises:
+        GlaError: if a setting makes no sense.
+    """
+    from gla.envs.base import action_size, observation_size
+    from gla.projection import ProjectionConfig
+
+    def fit(size: int, least: int) -> int:
+        return max(least, 1 << (size - 1).bit_length())
+
+    return ProjectionConfig(
+        fit(observation_size(env), 64) if observation_dim is None else observation_dim,
+        fit(action_size(env), 16) if action_dim is None else action_dim,
+        kind,
+    )
+
+
 def _build(spec: EnvironmentSpec, kwargs: dict[str, Any]) -> Any:
     factory = load(spec.factory)
     try:
@@ -287,16 +127,26 @@ def _build(spec: EnvironmentSpec, kwargs: dict[str, Any]) -> Any:
         ) from error
 
 
-def make_functional(id: str, **kwargs: Any) -> Environment:
+def _augment(env: Any, augmentations: Sequence[Any]) -> Any:
+    if not augmentations:
+        return env
+    from gla.envs.augmentations import augment
+
+    return augment(env, augmentations)
+
+
+def make_functional(id: str, augmentations: Sequence[Any] = (), **kwargs: Any) -> Environment:
     """Build a functional environment; a `-Projected` id is wrapped in `Projected`.
 
     No time limit is applied: wrap it in `gla.envs.wrappers.TimeLimit`.
 
     Args:
         id: an id of a functional environment.
+        augmentations: of `gla.envs.augmentations`, applied from the first to the last, inside the
+            projection of a projected id.
         **kwargs: settings of the factory (such as `config`); a projected id also takes
             `projection_seed=0` (None: a projection of its own for every sampled task),
-            `observation_dim=64`, `action_dim=16` and `kind="gaussian"`.
+            `observation_dim`, `action_dim` (see `projection_config`) and `kind="gaussian"`.
 
     Raises:
         GlaError: if the id is unknown, is a host simulator, or a setting does not fit.
@@ -308,22 +158,34 @@ def make_functional(id: str, **kwargs: Any) -> Environment:
             "the id of a functional environment",
             "use gla.envs.make_host or gymnasium.make_vec",
         )
-    if not spec.projected:
-        return _build(spec, kwargs)
     from gla.envs.wrappers import Projected
-    from gla.projection import ProjectionConfig
 
-    projection, kwargs = split_projection(kwargs)
+    projection, settings = split_projection(kwargs) if spec.projected else ({}, kwargs)
+    env = _augment(_build(spec, settings), augmentations)
+    if not spec.projected:
+        return env
     seed = projection.pop("projection_seed")
-    return Projected(_build(spec, kwargs), ProjectionConfig(**projection), projection_seed=seed)
+    return Projected(env, projection_config(env, **projection), projection_seed=seed)
 
 
-def make_host(id: str, num_envs: int, **kwargs: Any) -> gymnasium.vector.VectorEnv:
+def make_host(
+    id: str,
+    num_envs: int,
+    task_seeds: int | Sequence[int] = 0,
+    task_keys: Sequence[jax.Array] | None = None,
+    augmentations: Sequence[Any] = (),
+    **kwargs: Any,
+) -> gymnasium.vector.VectorEnv:
     """Build a host simulator as a vector environment that resets in the step that ends an episode.
 
     Args:
         id: an id of a host simulator.
         num_envs: number of sub-environments, at least 1.
+        task_seeds: of a family, the task of the `test` split of each sub-environment, or one for
+            all of them.
+        task_keys: of a family, one task key (`gla.envs.splits.task_key`) per sub-environment
+            instead.
+        augmentations: as in `make_functional`.
         **kwargs: settings of the simulator; a projected id also takes the projection settings of
             `make_functional` (with an integer `projection_seed`, or a sequence of one per
             sub-environment).
@@ -339,20 +201,23 @@ def make_host(id: str, num_envs: int, **kwargs: Any) -> gymnasium.vector.VectorE
             "the id of a host simulator",
             "use gla.envs.make_functional or gymnasium.make_vec",
         )
-    from gla.envs.host import vectorize
+    from gla.envs.checks import check_count
+    from gla.envs.host import HostVectorEnv
     from gla.envs.host_wrappers import HostProjected
 
+    projection, settings = split_projection(kwargs) if spec.projected else ({}, kwargs)
+    tasks = _host_tasks(spec, check_count("num_envs", num_envs), task_seeds, task_keys)
+    factories = [functools.partial(_build, spec, {**settings, **task}) for task in tasks]
+    env = _augment(HostVectorEnv(factories), augmentations)
     if not spec.projected:
-        return vectorize(lambda: _build(spec, kwargs), num_envs)
-    from gla.projection import ProjectionConfig
-
-    projection, kwargs = split_projection(kwargs)
+        return env
     seeds = projection.pop("projection_seed")
-    config = ProjectionConfig(**projection)
-    return HostProjected(vectorize(lambda: _build(spec, kwargs), num_envs), config, seeds)
+    return HostProjected(env, projection_config(env, **projection), seeds)
 
 
-def make_host_single(id: str, **kwargs: Any) -> gymnasium.Env:
+def make_host_single(
+    id: str, task_seed: int = 0, augmentations: Sequence[Any] = (), **kwargs: Any
+) -> gymnasium.Env:
     """Build one host simulator as a plain `gymnasium.Env`; settings as in `make_host`.
 
     Raises:
@@ -361,14 +226,38 @@ def make_host_single(id: str, **kwargs: Any) -> gymnasium.Env:
     spec = find(id)
     if spec.kind != "host":
         raise GlaError(f"{spec.full_id} is a functional environment", "the id of a host simulator")
-    if not spec.projected:
-        return _build(spec, kwargs)
     from gla.envs.host_wrappers import ProjectedHostEnv
-    from gla.projection import ProjectionConfig
 
-    projection, kwargs = split_projection(kwargs)
+    projection, settings = split_projection(kwargs) if spec.projected else ({}, kwargs)
+    [task] = _host_tasks(spec, 1, task_seed, None)
+    env = _augment(_build(spec, {**settings, **task}), augmentations)
+    if not spec.projected:
+        return env
     seed = projection.pop("projection_seed")
-    return ProjectedHostEnv(_build(spec, kwargs), ProjectionConfig(**projection), seed)
+    return ProjectedHostEnv(env, projection_config(env, **projection), seed)
+
+
+def _host_tasks(
+    spec: EnvironmentSpec,
+    count: int,
+    seeds: int | Sequence[int],
+    keys: Sequence[jax.Array] | None,
+) -> list[dict[str, Any]]:
+    """Return the settings that give each sub-environment its task; {} where there is only one."""
+    if not spec.family:
+        return [{}] * count
+    if keys is None:
+        from gla.envs.checks import check_task_seed
+        from gla.envs.splits import task_key
+
+        numbers = list(seeds) if isinstance(seeds, Sequence) else [seeds] * count
+        keys = [task_key("test", check_task_seed(seed)) for seed in numbers]
+    if len(keys) != count:
+        raise GlaError(
+            f"there are {len(keys)} tasks for {count} sub-environments",
+            "one task per sub-environment",
+        )
+    return [{"task_key": key} for key in keys]
 
 
 @functools.cache
@@ -397,7 +286,7 @@ def register_all() -> None:
     """Register every id and its `-Projected` variant with Gymnasium; again does nothing."""
     import gymnasium
 
-    for spec in _TABLE:
+    for spec in TABLE.values():
         for full_id, projection in ((spec.id, {}), (spec.projected_id, PROJECTION_DEFAULTS)):
             if full_id in gymnasium.registry:
                 continue
