@@ -1,7 +1,7 @@
-"""Normalising and projecting wrappers for host environments.
+"""Normalising and augmenting wrappers for host environments.
 
 They mirror the functional wrappers of `gla.envs.wrappers` and use the same functions
-(`gla.normalization`, `gla.projection`), so that both kinds show an agent the same thing.
+(`gla.normalization`, `gla.envs.augmentations`), so that both kinds show an agent the same thing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,24 @@ from typing import Any
 import gymnasium
 import jax
 import numpy as np
-from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
 from gla import projection as proj
-from gla.envs.base import action_size, is_discrete, observation_size
+from gla.envs.augmentations import (
+    Augmentation,
+    check_augmentation,
+    check_seed,
+    check_spaces,
+    depth_of,
+    host_parameters,
+    noise_generator,
+    sizes,
+)
+from gla.envs.base import is_discrete, observation_size
 from gla.envs.checks import check_action, check_count
-from gla.envs.host import HostEnv, VectorStep
-from gla.envs.wrappers import projected_spaces
+from gla.envs.host import VectorStep
+from gla.envs.wrappers import projection_of
 from gla.errors import GlaError
 from gla.normalization import (
     OBSERVATION_CLIP,
@@ -32,29 +42,47 @@ from gla.normalization import (
 
 
 class _HostWrapper(VectorWrapper, abc.ABC):
-    """Maps observations of each sub-environment, those of finished episodes in infos as well."""
+    """Maps observations of each sub-environment, those of finished episodes in infos as well.
+
+    Raises:
+        GlaError: if episodes are reset in the step after the one that ends them.
+    """
 
     def __init__(self, env: VectorEnv):
         super().__init__(env)
         self.name = getattr(env, "name", type(env.unwrapped).__name__)
+        if env.metadata.get("autoreset_mode") is AutoresetMode.NEXT_STEP:
+            raise GlaError(
+                f"{self.name} resets in the step after the one that ends an episode",
+                "a reset in the same step",
+                "make it with autoreset_mode=AutoresetMode.SAME_STEP",
+            )
         self._steps = np.zeros(env.num_envs, np.int32)  # within each episode
+        self._rows = np.arange(env.num_envs)
+        self._seen: np.ndarray | None = None  # the last mapped observations
 
     def _set_observation_space(self, space: gymnasium.spaces.Box) -> None:
         self.single_observation_space = space
         self.observation_space = batch_space(space, self.num_envs)
 
     @abc.abstractmethod
-    def _map(self, index: Any, observation: np.ndarray) -> np.ndarray:
-        """Map the observation of sub-environment `index`, or all of them for a slice."""
+    def _map(self, rows: np.ndarray, observation: np.ndarray) -> np.ndarray:
+        """Map observations f32[r, n] of the sub-environments with numbers `rows`, i64[r]."""
 
     def reset(
         self, *, seed: Any = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """Reset; observations are mapped."""
-        mask = (options or {}).get("reset_mask", slice(None))
+        """Reset; observations are mapped, but for those that a `reset_mask` leaves out."""
+        rows = self._rows
+        if options and "reset_mask" in options:
+            rows = np.flatnonzero(options["reset_mask"])
         observations, infos = self.env.reset(seed=seed, options=options)
-        self._steps[mask] = 0
-        return self._map(slice(None), observations), infos
+        self._steps[rows] = 0
+        if self._seen is None or len(rows) == self.num_envs:
+            rows = self._rows
+            self._seen = np.empty(self.observation_space.shape or (), np.float32)
+        self._seen[rows] = self._map(rows, observations[rows])
+        return self._seen.copy(), infos
 
     def step(self, actions: Any) -> VectorStep:
         """Advance; observations and `infos["final_obs"]` are mapped."""
@@ -63,9 +91,10 @@ class _HostWrapper(VectorWrapper, abc.ABC):
         if "final_obs" in infos:
             final = np.full(self.num_envs, None, object)
             for i in np.flatnonzero(infos["_final_obs"]):
-                final[i] = self._map(i, infos["final_obs"][i])
+                final[i] = self._map(self._rows[i : i + 1], infos["final_obs"][i][None])[0]
             infos = {**infos, "final_obs": final}
-        return self._map(slice(None), observations), rewards, terminated, truncated, infos
+        self._seen = self._map(self._rows, observations)
+        return self._seen.copy(), rewards, terminated, truncated, infos
 
 
 class HostNormalized(_HostWrapper):
@@ -116,9 +145,9 @@ class HostNormalized(_HostWrapper):
             )
         )
 
-    def _map(self, index: Any, observation: np.ndarray) -> np.ndarray:
-        rows = jax.tree.map(lambda part: part[index], self.statistics)
-        return np.array(normalize_observation(rows, observation), np.float32)  # type: ignore[arg-type]
+    def _map(self, rows: np.ndarray, observation: np.ndarray) -> np.ndarray:
+        statistics = jax.tree.map(lambda part: part[rows], self.statistics)
+        return np.array(normalize_observation(statistics, observation), np.float32)  # type: ignore[arg-type]
 
     def step(self, actions: Any) -> VectorStep:
         """Advance; observations, `infos["final_obs"]` and rewards (f64[m]) are normalised."""
@@ -127,22 +156,127 @@ class HostNormalized(_HostWrapper):
         return observations, rewards, terminated, truncated, infos
 
 
-def host_projection(
-    seed: int, config: proj.ProjectionConfig, observation_size: int, action_size: int
-) -> proj.Projection:
-    """Draw the projection of a seed, the same as `Projected(projection_seed=seed)`, as numpy."""
-    drawn = proj.sample(jax.random.key(seed), config, observation_size, action_size)
-    return jax.tree.map(np.asarray, drawn)
+class HostAugmented(_HostWrapper):
+    """Shows each sub-environment through an augmentation (`gla.envs.augmentations`).
 
-
-class HostProjected(_HostWrapper):
-    """Shows each sub-environment through a random projection of its own.
-
-    The functions of `gla.projection` run on numpy arrays here, which spares small steps the trip
-    to a device.
+    Its functions run on numpy arrays here, which spares small steps the trip to a device. Where all
+    sub-environments share a seed they are mapped as one batch. Noise of sub-environment i follows
+    `reset(seed=s)` as that of a single environment follows `reset(seed=s + i)`.
 
     Attributes:
-        projections: one `Projection` of numpy arrays per sub-environment.
+        augmentation: what is changed.
+        parameters: what the augmentation drew, one per sub-environment, as numpy arrays.
+
+    Args:
+        env: a vector environment with SAME_STEP autoreset.
+        augmentation: what to change.
+        seeds: one seed per sub-environment, or one for all of them, instead of the
+            augmentation's own.
+
+    Raises:
+        GlaError: if the augmentation does not fit, there are not as many seeds as
+            sub-environments, or a draw has no seed; in `step`, if an action does not fit.
+    """
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        augmentation: Augmentation,
+        seeds: int | Sequence[int] | None = None,
+    ):
+        super().__init__(env)
+        # The number of augmentations inside, before this wrapper counts as one.
+        self._depth = depth_of(env)
+        self.augmentation = check_augmentation(augmentation)
+        task = env.single_observation_space, env.single_action_space
+        check_spaces(self.name, *task)
+        observations, actions = augmentation.spaces(self.name, *task)  # type: ignore[arg-type]
+        size, each = sizes(*task), self._one_seed_each(seeds)
+        self.parameters = [host_parameters(augmentation, seed, *size) for seed in each]
+        self._shared = len(set(each)) == 1 or not augmentation.random
+        self._noise_size = augmentation.noise_size(size[0])
+        self._generators = [noise_generator(None, self._depth) for _ in each]
+        rest = augmentation.memory(task[1])
+        # The memory's own axis comes first, then sub-environments.
+        self._rest = None if rest is None else rest[:, None].repeat(self.num_envs, 1)
+        self._memory = None if self._rest is None else self._rest.copy()
+        self._set_observation_space(observations)
+        self.single_action_space = actions
+        self.action_space = batch_space(actions, self.num_envs)
+
+    def _one_seed_each(self, seeds: Any) -> list[int | None]:
+        """Return a seed for each sub-environment."""
+        name = type(self.augmentation).__name__
+        if seeds is None:
+            return [self.augmentation.seed] * self.num_envs
+        if isinstance(seeds, (int, np.integer)):
+            seeds = [seeds] * self.num_envs
+        if not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) != self.num_envs:
+            raise GlaError(
+                f"seeds of {name} are {seeds!r}",
+                f"one whole number, or {self.num_envs}, one per sub-environment",
+            )
+        return [check_seed(name, seed) for seed in seeds]
+
+    def _each(self, rows: np.ndarray, function: Any, *arrays: Any) -> np.ndarray:
+        """Call `function(parameters, *arrays)` on all rows at once if they share a draw."""
+        if self._shared:
+            return np.asarray(function(self.parameters[0], *arrays))
+        return np.stack(
+            [function(self.parameters[i], *(a[j] for a in arrays)) for j, i in enumerate(rows)]
+        )
+
+    def _map(self, rows: np.ndarray, observation: np.ndarray) -> np.ndarray:
+        arrays, size = [observation], self._noise_size
+        if size:
+            noise = [self._generators[i].standard_normal(size, np.float32) for i in rows]
+            arrays.append(np.stack(noise))
+        return self._each(rows, self.augmentation.map_observation, *arrays).astype(np.float32)
+
+    def _map_actions(self, actions: np.ndarray) -> np.ndarray:
+        function = self.augmentation.map_action
+        if self._memory is None:
+            return self._each(self._rows, lambda p, a: function(p, None, a)[1], actions)
+        if self._shared:
+            self._memory, actions = function(self.parameters[0], self._memory, actions)
+            return actions
+        pairs = [
+            function(p, self._memory[:, i], action)
+            for i, (p, action) in enumerate(zip(self.parameters, actions, strict=True))
+        ]
+        self._memory = np.stack([memory for memory, _ in pairs], 1)
+        return np.stack([action for _, action in pairs])
+
+    def _forget(self, rows: Any) -> None:
+        """Start the memory of some sub-environments anew."""
+        if self._memory is not None and self._rest is not None:
+            self._memory = self._memory.copy()
+            self._memory[:, rows] = self._rest[:, rows]
+
+    def reset(
+        self, *, seed: Any = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        """Reset; observations are mapped. A seed, or one each, also seeds the noise."""
+        mask = np.asarray((options or {}).get("reset_mask", np.ones(self.num_envs, bool)), bool)
+        self._forget(mask)
+        whole = isinstance(seed, (int, np.integer))
+        seeds = [seed + i for i in range(self.num_envs)] if whole else seed
+        for i, one in enumerate(seeds or ()):
+            if one is not None and mask[i]:
+                self._generators[i] = noise_generator(one, self._depth)
+        return super().reset(seed=seed, options=options)
+
+    def step(self, actions: Any) -> VectorStep:
+        """Advance under the mapped actions; observations and rewards (f64[m]) are mapped."""
+        array = check_action(self.name, self.action_space, actions, self._steps + 1)
+        observations, rewards, terminated, truncated, infos = super().step(self._map_actions(array))
+        rewards = self._each(self._rows, self.augmentation.map_reward, np.asarray(rewards))
+        self._forget(terminated | truncated)
+        return observations, rewards.astype(np.float64), terminated, truncated, infos
+
+
+class HostProjected(HostAugmented):
+    """Shows each sub-environment through a random projection of its own.
 
     Args:
         env: a vector environment whose Box actions span [-1, 1].
@@ -159,43 +293,85 @@ class HostProjected(_HostWrapper):
         config: proj.ProjectionConfig | None = None,
         projection_seeds: int | Sequence[int] = 0,
     ):
-        super().__init__(env)
-        self.config = config or proj.ProjectionConfig()
-        observations, actions = projected_spaces(env, self.config, self.name)
-        seeds = projection_seeds
-        if isinstance(seeds, (int, np.integer)):
-            seeds = [int(seeds)] * env.num_envs
-        if not isinstance(seeds, (Sequence, np.ndarray)) or len(seeds) != env.num_envs:
-            raise GlaError(
-                f"projection seeds are {seeds!r}",
-                f"one whole number, or {env.num_envs}, one per sub-environment",
-            )
-        sizes = observation_size(env), action_size(env)
-        drawn = {seed: host_projection(int(seed), self.config, *sizes) for seed in set(seeds)}
-        self.projections = [drawn[seed] for seed in seeds]
-        self._set_observation_space(observations)
-        self.single_action_space = actions
-        self.action_space = batch_space(actions, env.num_envs)
+        super().__init__(env, projection_of(config, None), projection_seeds)
 
-    def _map(self, index: Any, observation: np.ndarray) -> np.ndarray:
-        if not isinstance(index, slice):
-            return _project(self.projections[index], observation)
-        return np.stack(
-            [_project(p, o) for p, o in zip(self.projections, observation, strict=True)]
+
+class AugmentedHostEnv(gymnasium.Env[np.ndarray, Any]):
+    """One host environment through an augmentation (`gla.envs.augmentations`).
+
+    It is an environment of its own rather than a Gymnasium wrapper, as `HostEnv` is.
+
+    Attributes:
+        augmentation: what is changed.
+        parameters: what the augmentation drew, as numpy arrays.
+
+    Args:
+        env: the environment, such as a `HostEnv`.
+        augmentation: what to change; its seed must be a whole number if it draws something.
+
+    Raises:
+        GlaError: if the augmentation does not fit, or a draw has no seed; in `step`, if an action
+            does not fit.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": []}
+
+    def __init__(self, env: gymnasium.Env, augmentation: Augmentation):
+        self._depth = depth_of(env)
+        self.env, self.name = env, getattr(env, "name", type(env.unwrapped).__name__)
+        self.metadata, self.render_mode = dict(env.metadata), env.render_mode
+        self.augmentation = check_augmentation(augmentation)
+        check_spaces(self.name, env.observation_space, env.action_space)
+        self.observation_space, self.action_space = augmentation.spaces(
+            self.name,
+            env.observation_space,  # type: ignore[arg-type]
+            env.action_space,
         )
+        size = sizes(env.observation_space, env.action_space)
+        self.parameters = host_parameters(augmentation, augmentation.seed, *size)
+        self._noise_size = augmentation.noise_size(size[0])
+        self._generator = noise_generator(None, self._depth)
+        self._memory = augmentation.memory(env.action_space)
+        self._steps = 0
 
-    def step(self, actions: Any) -> VectorStep:
-        """Advance under the lowered actions; observations and final observations are projected."""
-        array = check_action(self.name, self.action_space, actions, self._steps + 1)
-        pairs = zip(self.projections, array, strict=True)
-        return super().step(np.stack([proj.lower_action(p, a) for p, a in pairs]))
+    def _map(self, observation: np.ndarray) -> np.ndarray:
+        noise = None
+        if self._noise_size:
+            noise = self._generator.standard_normal(self._noise_size, np.float32)
+        mapped = self.augmentation.map_observation(self.parameters, observation, noise)
+        return np.asarray(mapped, np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Start an episode; the observation is mapped. A seed also seeds the noise."""
+        super().reset(seed=seed)
+        if seed is not None:
+            self._generator = noise_generator(seed, self._depth)
+        self._steps, self._memory = 0, self.augmentation.memory(self.env.action_space)
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._map(observation), info
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """Advance under the mapped action; observation and reward are mapped."""
+        self._steps += 1
+        array = check_action(self.name, self.action_space, action, self._steps)
+        self._memory, mapped = self.augmentation.map_action(self.parameters, self._memory, array)
+        observation, reward, terminated, truncated, info = self.env.step(np.asarray(mapped))
+        # In double precision, as rewards of vector environments are.
+        seen = float(self.augmentation.map_reward(self.parameters, np.float64(reward)))
+        return self._map(observation), seen, terminated, truncated, info
+
+    def render(self) -> Any:
+        """Render with the simulator."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """Close the simulator."""
+        self.env.close()
 
 
-def _project(projection: proj.Projection, observation: np.ndarray) -> np.ndarray:
-    return np.asarray(proj.project_observation(projection, observation), np.float32)  # type: ignore[arg-type]
-
-
-class ProjectedHostEnv(gymnasium.Env[np.ndarray, Any]):
+class ProjectedHostEnv(AugmentedHostEnv):
     """One host environment through the random projection of a seed.
 
     Args:
@@ -207,45 +383,10 @@ class ProjectedHostEnv(gymnasium.Env[np.ndarray, Any]):
         GlaError: if the task does not fit; in `step`, if an action does not.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
-
     def __init__(
         self,
-        env: HostEnv,
+        env: gymnasium.Env,
         config: proj.ProjectionConfig | None = None,
         projection_seed: int = 0,
     ):
-        self.env, self.name = env, env.name
-        self.metadata, self.render_mode = dict(env.metadata), env.render_mode
-        self.config = config or proj.ProjectionConfig()
-        self.observation_space, self.action_space = projected_spaces(env, self.config, env.name)
-        self.projection = host_projection(
-            projection_seed, self.config, observation_size(env), action_size(env)
-        )
-        self._steps = 0
-
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
-        """Start an episode; the observation f32[observation_dim] is projected."""
-        super().reset(seed=seed)
-        self._steps = 0
-        observation, info = self.env.reset(seed=seed, options=options)
-        return _project(self.projection, observation), info
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """Advance under the lowered action, f32[action_dim] or a slot."""
-        self._steps += 1
-        action = check_action(self.name, self.action_space, action, self._steps)
-        observation, reward, terminated, truncated, info = self.env.step(
-            np.asarray(proj.lower_action(self.projection, action))
-        )
-        return _project(self.projection, observation), reward, terminated, truncated, info
-
-    def render(self) -> Any:
-        """Render with the simulator."""
-        return self.env.render()
-
-    def close(self) -> None:
-        """Close the simulator."""
-        self.env.close()
+        super().__init__(env, projection_of(config, projection_seed))

@@ -14,8 +14,10 @@ _NAMES = (
     "numpy",
     "gymnasium",
     "gymnax",
+    "brax",
     "mujoco",
     "dm-control",
+    "scikit-learn",
 )
 
 

@@ -121,7 +121,7 @@ def sample(
         return Projection(jnp.eye(dim)[:, :n], jnp.eye(config.action_dim)[:, :k], slots)
     observation_key, action_key, slot_key = jax.random.split(key, 3)
     if config.kind == "gaussian":
-        observation_map = jax.random.normal(observation_key, (dim, n)) / n**0.5
+        observation_map = jax.random.normal(observation_key, (dim, n), jnp.float32) / n**0.5
     else:
         observation_map = _orthonormal_columns(observation_key, dim, n) * (dim / n) ** 0.5
     # Every slot stands for some action; slots past the number of actions repeat them.
@@ -135,7 +135,7 @@ def sample(
 
 def _orthonormal_columns(key: jax.Array, rows: int, columns: int) -> jax.Array:
     """Draw a Haar-distributed matrix with orthonormal columns, f32[rows, columns]."""
-    q, r = jnp.linalg.qr(jax.random.normal(key, (rows, columns)))
+    q, r = jnp.linalg.qr(jax.random.normal(key, (rows, columns), jnp.float32))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
 
 

@@ -1,12 +1,17 @@
 """Functional environments through Gymnasium's single and vector interfaces."""
 
 import gymnasium
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from gymnasium.vector import AutoresetMode
+from gymnasium.utils.env_checker import check_env
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 import gla  # noqa: F401  registers the ids
-from gla.envs import registry
+from gla.envs import gym_api, registry
+from gla.envs.augmentations import RewardScale
+from gla.envs.base import Environment, timestep
 from gla.envs.gym_api import FunctionalEnv, FunctionalVectorEnv
 from gla.envs.wrappers import TimeLimit
 from gla.errors import GlaError
@@ -149,3 +154,161 @@ def test_make_passes_settings_on():
     assert env.task_seed == 3 and env.env.horizon == 2
     envs = gymnasium.make_vec("gla/RandomLinear-v0", num_envs=2, task_seeds=[3, 4])
     assert envs.task_seeds == [3, 4]
+
+
+def test_both_kinds_of_vector_environment_agree_on_the_infos_of_an_end(many, linear):
+    """Gymnasium's own vector environment of our single one is the reference."""
+    peer = SyncVectorEnv([lambda: linear], autoreset_mode=AutoresetMode.SAME_STEP)
+    peer.reset(seed=0, options={"task_seed": 0})
+    many.reset(seed=0)
+    for _ in range(3):
+        theirs = peer.step(np.ones((1, 2), np.float32))
+        ours = many.step(np.ones((3, 2), np.float32))
+    expected, got = theirs[-1], ours[-1]
+    assert got.keys() == expected.keys()
+    for name in got:
+        assert type(got[name]) is type(expected[name])
+        if isinstance(got[name], np.ndarray):
+            assert got[name].dtype == expected[name].dtype
+    np.testing.assert_allclose(got["final_obs"][0], expected["final_obs"][0], rtol=1e-5)
+    for ours_one, theirs_one in zip(ours[:4], theirs[:4], strict=True):
+        assert ours_one.dtype == theirs_one.dtype and ours_one.flags.writeable
+    # What was handed out is the caller's own: later steps leave it alone.
+    before = ours[0].copy()
+    many.step(np.zeros((3, 2), np.float32))
+    np.testing.assert_array_equal(ours[0], before)
+
+
+def test_tasks_share_what_they_have_in_common(many):
+    many.reset(seed=0, options={"task_seed": 2})
+    assert set(jax.tree.leaves(many._axes, is_leaf=lambda axis: axis is None)) == {None}
+    shared = many.step(np.ones((3, 2), np.float32))[1]
+    many.reset(seed=0, options={"task_seeds": [2, 2, 8]})
+    assert set(jax.tree.leaves(many._axes)) == {0}
+    own = many.step(np.ones((3, 2), np.float32))[1]
+    np.testing.assert_allclose(own[:2], shared[:2], rtol=1e-5)
+    assert own[2] != pytest.approx(shared[2])
+    many.reset(seed=0, options={"task_seeds": [0, 0, 5]})
+
+
+def test_stepping_after_the_end_is_refused_until_reset(linear):
+    linear.reset(seed=0)
+    for _ in range(3):
+        linear.step(np.zeros(2))
+    with pytest.raises(GlaError, match="after its episode ended at step 3; call reset"):
+        linear.step(np.zeros(2))
+    linear.reset()
+    linear.step(np.zeros(2))
+
+
+def test_a_refused_action_is_no_step(linear):
+    linear.reset(seed=0)
+    for _ in range(5):
+        with pytest.raises(GlaError, match="shape"):
+            linear.step(np.zeros(3))
+    assert linear.step(np.zeros(2))[3] is False
+
+
+class Picture(Environment):
+    """A state i32[] that is drawn as the brightness of a picture; the task is its height."""
+
+    name = "Picture"
+    horizon = 3
+    can_render = True
+    observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def sample_params(self, key):
+        return jax.random.randint(key, (), 4, 1000)
+
+    def reset(self, key, params):
+        return jnp.zeros((), jnp.int32), jnp.zeros(1)
+
+    def step(self, key, state, action, params):
+        state = state + 1 + action
+        # 13 makes what is seen or earned, or what follows the end, no number.
+        seen = jnp.where(state == 13, jnp.nan, state.astype(jnp.float32))
+        false = jnp.zeros((), bool)
+        return state, timestep(seen[None], jnp.float32(0), false, false)
+
+    def render(self, state, params):
+        return np.full((4, 5, 3), 10 * int(state) + int(params) % 7, np.uint8)
+
+
+def test_a_single_environment_draws_its_state():
+    env = FunctionalEnv(Picture(), render_mode="rgb_array")
+    assert env.metadata["render_modes"] == ["rgb_array"] and env.metadata["render_fps"] > 0
+    with pytest.raises(GlaError, match="before its first reset"):
+        env.render()
+    env.reset(seed=0)
+    first = env.render()
+    env.step(1)
+    second = env.render()
+    assert first.shape == (4, 5, 3) and first.dtype == np.uint8
+    assert second[0, 0, 0] == first[0, 0, 0] + 20
+
+
+def test_a_vector_environment_draws_each_sub_environment():
+    envs = FunctionalVectorEnv(Picture(), 3, task_seeds=[0, 0, 1], render_mode="rgb_array")
+    envs.reset(seed=0)
+    envs.step(np.array([0, 1, 0]))
+    frames = envs.render()
+    assert isinstance(frames, tuple) and [f.shape for f in frames] == [(4, 5, 3)] * 3
+    one, two, three = (int(frame[0, 0, 0]) for frame in frames)
+    assert two == one + 10 and three != one
+    single = FunctionalEnv(Picture(), task_seed=1, render_mode="rgb_array")
+    single.reset(seed=0)
+    single.step(0)
+    assert int(single.render()[0, 0, 0]) == three
+
+
+@pytest.mark.parametrize("make", [FunctionalEnv, lambda e, **k: FunctionalVectorEnv(e, 2, **k)])
+def test_what_cannot_be_drawn_says_so_in_one_line(make):
+    with pytest.raises(GlaError, match="Pendulum-v1 has no pictures"):
+        env = registry.make_functional("Pendulum-v0")
+        env.can_render = False
+        make(env, render_mode="rgb_array")
+    with pytest.raises(GlaError, match="'human'.*expected rgb_array"):
+        make(Picture(), render_mode="human")
+    env = make(Picture())
+    env.reset(seed=0)
+    with pytest.raises(GlaError, match="render_mode='rgb_array'"):
+        env.render()
+
+
+def test_gymnasium_checks_a_drawn_environment(monkeypatch):
+    monkeypatch.setattr(registry, "make_functional", lambda id, **kwargs: Picture())
+    env = gymnasium.make("gla/RandomLinear-v0", render_mode="rgb_array")
+    check_env(env.unwrapped)
+    assert env.unwrapped.metadata["render_modes"] == ["rgb_array"]
+
+
+def test_values_that_are_not_finite_are_refused_by_name():
+    env = FunctionalVectorEnv(Picture(), 2, horizon=20)
+    env.reset(seed=0)
+    for _ in range(6):
+        env.step(np.array([0, 1]))
+    with pytest.raises(GlaError, match="observation that is nan .* at step 7 in sub-environment 1"):
+        env.step(np.array([0, 0]))
+    env = FunctionalVectorEnv(Picture(), 2, horizon=7)  # the reset of that step hides it
+    env.reset(seed=0)
+    for _ in range(6):
+        env.step(np.array([0, 1]))
+    with pytest.raises(GlaError, match="observation that is nan .* at step 7 in sub-environment 1"):
+        env.step(np.array([0, 0]))
+
+
+def test_settings_reach_where_they_belong(monkeypatch):
+    plain, scaled = (
+        gymnasium.make_vec("gla/RandomLinear-v0", 2, horizon=3, task_seed=4, **settings)
+        for settings in ({}, {"augmentations": (RewardScale(scale=2.0),)})
+    )
+    rewards = []
+    for envs in (plain, scaled):
+        envs.reset(seed=0)
+        rewards.append(envs.step(np.ones((2, 2), np.float32))[1])
+    np.testing.assert_allclose(2 * rewards[0], rewards[1], rtol=1e-6)
+    seen = {}
+    monkeypatch.setattr(registry, "make_host", lambda id, n, **kwargs: seen.update(kwargs))
+    gym_api.make_vector("gla/Reacher-v0", 2, task_seed=3)
+    assert seen == {"task_seeds": 3}

@@ -11,6 +11,14 @@ import pytest
 
 from gla import projection as proj
 from gla.envs import registry
+from gla.envs.augmentations import (
+    ActionDelay,
+    ObservationNoise,
+    Permutation,
+    RewardMask,
+    SignFlip,
+    augment,
+)
 from gla.envs.base import Environment, timestep
 from gla.envs.wrappers import (
     Autoreset,
@@ -124,17 +132,97 @@ def count_traces(env):
     return ts
 
 
-FUNCTIONAL = [spec.id for spec in registry.TABLE.values() if spec.kind == "functional"]
+# One id of every factory; those that simulate bodies in JAX take minutes and are tested elsewhere.
+FACTORIES = {spec.factory: spec.id for spec in registry.TABLE.values() if spec.kind == "functional"}
+FUNCTIONAL = [id for id in FACTORIES.values() if "Brax" not in id and "RandomAnt" not in id]
 
 
 @pytest.mark.parametrize("id", FUNCTIONAL)
-def test_every_functional_environment_traces_once(id):
-    ts = count_traces(Autoreset(TimeLimit(registry.make_functional(id))))
-    assert not any(leaf.weak_type for leaf in jax.tree.leaves(ts))
+def test_steps_return_the_types_that_resets_do_so_that_callers_compile_once(id):
+    env = Autoreset(TimeLimit(registry.make_functional(id)))
+    key = jax.random.key(0)
+    params = jax.eval_shape(env.sample_params, key)
+    action = jax.eval_shape(lambda k: random_action(k, env.action_space), key)
+
+    def types(tree):
+        return jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype, leaf.weak_type), tree)
+
+    state, observation = jax.eval_shape(env.reset, key, params)
+    next_state, ts = jax.eval_shape(env.step, key, state, action, params)
+    assert types(next_state) == types(state)
+    assert types(ts.observation) == types(observation) == types(ts.final_observation)
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves((next_state, ts)))
 
 
 def test_the_whole_stack_of_wrappers_traces_once():
     count_traces(Autoreset(Projected(Normalized(TimeLimit(Counting()), window=8))))
+
+
+def test_augmentations_trace_once():
+    stack = (
+        ActionDelay((1, 3), seed=None),
+        Permutation(seed=None),
+        SignFlip(),
+        ObservationNoise(),
+        RewardMask(),
+    )
+    ts = count_traces(Autoreset(augment(TimeLimit(Counting()), stack)))
+    assert not any(leaf.weak_type for leaf in jax.tree.leaves(ts))
+
+
+class Known(Counting):
+    """Counting with an oracle and pictures that show what they are given."""
+
+    distinct_tasks = 3.0
+    can_render = has_oracle = True
+
+    def render(self, state, params):
+        return np.full((1, 1, 3), int(state.steps) + int(params), np.uint8)
+
+    def solve(self, params):
+        return params * 2
+
+    def best_action(self, solution, state, params):
+        return jnp.stack([solution, state.steps + params]).astype(jnp.float32)
+
+
+def whole_stack(augmentations):
+    inner = Normalized(TimeLimit(Known(ends_at=100)), window=4)
+    return Autoreset(augment(inner, augmentations))
+
+
+def test_pictures_and_oracles_pass_through_wrappers():
+    env = whole_stack((SignFlip(actions=False), ObservationNoise()))
+    assert env.can_render and env.has_oracle and env.distinct_tasks == 3.0
+
+    @jax.jit
+    def play(key):
+        params = env.sample_params(key)
+        state, _ = env.reset(key, params)
+        state, _ = env.step(key, state, jnp.zeros(2), params)
+        return state, params, env.best_action(env.solve(params), state, params)
+
+    state, params, best = play(jax.random.key(0))
+    assert env.render(state, params).tolist() == [[[101] * 3]]
+    assert best.tolist() == [200.0, 101.0]
+
+
+@pytest.mark.parametrize("augmentation", [SignFlip(), ActionDelay(), RewardMask(), Permutation()])
+def test_an_oracle_stops_where_actions_or_rewards_change(augmentation):
+    env = whole_stack((augmentation,))
+    assert env.can_render and not env.has_oracle
+    with pytest.raises(GlaError, match="Counting has no oracle"):
+        env.solve(None)
+    with pytest.raises(GlaError, match="Counting has no oracle"):
+        env.best_action(None, None, None)
+
+
+def test_an_environment_without_pictures_says_so_through_its_wrappers():
+    env = Autoreset(TimeLimit(Counting()))
+    assert not env.can_render and not env.has_oracle
+    state, _ = env.reset(jax.random.key(0), jnp.int32(9))
+    with pytest.raises(GlaError, match="Counting has no pictures"):
+        env.render(state, jnp.int32(9))
 
 
 def test_statistics_by_hand():
@@ -161,12 +249,12 @@ def test_a_projected_environment_is_the_same_task_seen_through_its_maps():
     env = Projected(inner, proj.ProjectionConfig(8, 5))
     params = jax.jit(env.sample_params)(jax.random.key(5))
     first, ts, actions = roll(env, 10, params=params)
-    lowered = proj.lower_action(params.projection, actions)
+    lowered = proj.lower_action(params.augmentation, actions)
     # Replay: the same keys, the lowered actions, the bare task.
     keys = jax.random.split(jax.random.key(0), 3)
     state, observation = inner.reset(keys[1], params.inner)
     step = jax.jit(inner.step)
-    project = lambda o: proj.project_observation(params.projection, o)  # noqa: E731
+    project = lambda o: proj.project_observation(params.augmentation, o)  # noqa: E731
     np.testing.assert_allclose(first, project(observation), rtol=1e-5, atol=1e-5)
     for t, key in enumerate(jax.random.split(keys[2], 10)):
         state, bare = step(jax.random.split(key)[1], state, lowered[t], params.inner)
@@ -180,12 +268,17 @@ def test_a_projected_environment_is_the_same_task_seen_through_its_maps():
 
 
 def test_a_projection_seed_fixes_the_projection_and_not_the_task():
-    fixed = Projected(Counting(), proj.ProjectionConfig(8, 5), projection_seed=3)
-    a, b = (fixed.sample_params(jax.random.key(i)).projection for i in range(2))
-    np.testing.assert_array_equal(a.observation_map, b.observation_map)
-    free = Projected(Counting(), proj.ProjectionConfig(8, 5))
-    a, b = (free.sample_params(jax.random.key(i)).projection for i in range(2))
-    assert not np.allclose(a.observation_map, b.observation_map)
+    config = proj.ProjectionConfig(8, 5)
+
+    def maps(env):
+        draw = jax.jit(lambda key: env.parameters(env.sample_params(key)).observation_map)
+        return [draw(jax.random.key(i)) for i in range(2)]
+
+    a, b = maps(Projected(Counting(), config, projection_seed=3))
+    np.testing.assert_array_equal(a, b)
+    np.testing.assert_array_equal(a, proj.sample(jax.random.key(3), config, 3, 2).observation_map)
+    a, b = maps(Projected(Counting(), config))
+    assert not np.allclose(a, b)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""Stepping a batch of episodes with autoreset, paying for resets only when an episode ended.
+
+`jax.vmap(Autoreset(env).step)` computes a reset for every episode in every step and throws nearly
+all of them away. Where resets are dear, that is much of what it costs. Here a step of a batch in
+which no episode ended computes none.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gla.envs.base import Environment, Params, State, Timestep, observation_size
+from gla.envs.wrappers import Augmented, AugmentedState, Autoreset, TimeLimit
+
+
+def step_batch(
+    env: Environment,
+    keys: jax.Array | Callable[[], jax.Array],
+    states: State,
+    actions: jax.Array,
+    params: Params,
+    params_axes: Any = 0,
+) -> tuple[State, Timestep]:
+    """Advance m episodes; the same values as `jax.vmap(Autoreset(env).step)`.
+
+    They are the same to the bit, except that XLA may round a matrix product (such as a projection)
+    differently in its last bit where it stands in another place of a program.
+
+    Resets are computed, for the whole batch, only in steps in which some episode ended. Under an
+    outer `jax.vmap` JAX computes both branches and selects: still right, but nothing is saved.
+
+    Args:
+        env: the environment, with its time limit. An outermost `Autoreset` changes nothing.
+        keys: random keys [m], one per episode and step; or a function that returns them, so that
+            environments without randomness in `step` need none in a step that ends no episode.
+        states: states of the episodes, each leaf [m, ...].
+        actions: f32[m, k], or i32[m] for discrete actions.
+        params: the tasks, batched as `params_axes` says.
+        params_axes: as in `jax.vmap`: 0 for one task per episode, None for one task that all
+            share, or a tree of both (`stack_tasks`).
+
+    Returns:
+        The states and `Timestep` as `Autoreset` gives them, each leaf [m, ...].
+    """
+    inner = env.env if isinstance(env, Autoreset) else env
+    if isinstance(inner, Augmented) and not inner.augmentation.noise_size(observation_size(inner)):
+        return _step_augmented(inner, keys, states, actions, params, params_axes)
+
+    def split(number):
+        """Return the keys of steps (0) or of resets (1), as `Autoreset` splits them."""
+        made = keys() if callable(keys) else keys
+        return jax.vmap(lambda key: jax.random.split(key)[number])(made)
+
+    batched = functools.partial(jax.vmap, in_axes=(0, 0, 0, params_axes))
+    states, ts = batched(inner.step)(split(0), states, actions, params)
+    done = ts.terminated | ts.truncated
+
+    def restart(key, ended, old, task):
+        fresh = inner.reset(key, task)
+        return jax.tree.map(
+            lambda new, kept: jnp.where(ended, _as(new, kept.dtype), kept), fresh, old
+        )
+
+    def restart_ended(old):
+        # Made again in here: keys that only resets use then cost nothing in other steps.
+        return batched(restart)(split(1), done, old, params)
+
+    # Strong types: both branches must return the same.
+    old = jax.tree.map(lambda leaf: _as(leaf, leaf.dtype), (states, ts.observation))
+    states, observation = jax.lax.cond(jnp.any(done), restart_ended, lambda same: same, old)
+    return states, ts._replace(observation=observation, final_observation=ts.observation)
+
+
+def _step_augmented(
+    env: Augmented,
+    keys: jax.Array | Callable[[], jax.Array],
+    states: State,
+    actions: jax.Array,
+    params: Params,
+    params_axes: Any,
+) -> tuple[State, Timestep]:
+    """Autoreset inside the augmentation: what draws no noise shows the same either way.
+
+    Observations are then mapped once, instead of those of the step and of the reset, and it is the
+    task's few numbers that are selected, instead of a projection's many.
+    """
+    augmentation = env.augmentation
+    inner_axes = getattr(params_axes, "inner", params_axes)  # of a tree; 0 and None have none
+    batched = functools.partial(jax.vmap, in_axes=(0, 0, params_axes))
+
+    def lower(memory, action, task):
+        return augmentation.map_action(env.parameters(task), memory, action)
+
+    memory, lowered = batched(lower)(states.memory, actions, params)
+    inner, ts = step_batch(env.env, keys, states.inner, lowered, params.inner, inner_axes)
+
+    def show(memory, ts, task):
+        parameters, done = env.parameters(task), ts.terminated | ts.truncated
+        start = augmentation.memory(env.env.action_space)
+        memory = jax.tree.map(lambda fresh, old: jnp.where(done, fresh, old), start, memory)
+        return memory, ts._replace(
+            observation=augmentation.map_observation(parameters, ts.observation),
+            final_observation=augmentation.map_observation(parameters, ts.final_observation),
+            reward=augmentation.map_reward(parameters, ts.reward),
+        )
+
+    memory, ts = batched(show)(memory, ts, params)
+    return AugmentedState(inner, memory), ts
+
+
+def _as(leaf: Any, dtype: Any) -> jax.Array:
+    """Give a leaf a dtype, never weak; random keys stay as they are."""
+    if jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        return leaf
+    return jax.lax.convert_element_type(leaf, dtype)
+
+
+def limited(env: Environment, horizon: int | None = None) -> Environment:
+    """Apply a time limit, inside augmentations, where `step_batch` is fastest.
+
+    Episodes are the same whether the limit is inside an augmentation or around it.
+
+    Args:
+        env: an environment; one with a time limit somewhere keeps that if no other is asked for.
+        horizon: steps after which an episode is truncated (default: the environment's own).
+
+    Raises:
+        GlaError: if there is no horizon.
+    """
+    chain: Any = env
+    while horizon is None and chain is not None:
+        if isinstance(chain, TimeLimit):
+            return env
+        chain = getattr(chain, "env", None)
+    if not isinstance(env, Augmented):
+        return TimeLimit(env, horizon)
+    outside = copy.copy(env)
+    outside.env = limited(env.env, horizon)
+    outside.horizon = outside.env.horizon
+    return outside
+
+
+def stack_tasks(tasks: Sequence[Params]) -> tuple[Params, Any]:
+    """Stack the params of m tasks; what all of them have in common is kept once.
+
+    A simulator's constants, or a projection of a fixed seed, then cost neither m copies nor a
+    batched matrix product in every step.
+
+    Args:
+        tasks: params of each task, all of the same structure, types and shapes; a task that occurs
+            again should be the same object.
+
+    Returns:
+        The params and their axes for `jax.vmap`: 0 where a leaf is stacked [m, ...], None where
+        it is shared.
+    """
+    different = list({id(task): task for task in tasks}.values())
+    leaves = [jax.tree.leaves(task) for task in different]
+    number = {id(task): i for i, task in enumerate(different)}
+    params: list[jax.Array] = []
+    axes: list[int | None] = []
+    for column in zip(*leaves, strict=True):
+        values = [_value(leaf) for leaf in column]
+        if all(np.array_equal(values[0], value) for value in values[1:]):
+            params.append(column[0])
+            axes.append(None)
+        else:
+            params.append(jnp.stack([column[number[id(task)]] for task in tasks]))
+            axes.append(0)
+    structure = jax.tree.structure(tasks[0])
+    return jax.tree.unflatten(structure, params), jax.tree.unflatten(structure, axes)
+
+
+def _value(leaf: Any) -> np.ndarray:
+    """Return a leaf as numpy numbers, random keys as their words."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
