@@ -1,7 +1,8 @@
-"""Reference scores: the best null controller and an expert of our own for every registered id.
+"""Reference scores: the best null controller and an expert of our own.
 
 They are the two ends of the scale on which agents are scored, 0 and 1. The expert is a long PPO
-run of this package; `RECIPES` holds its settings, so that `gla references ID` measures the same
+run of this package, or the oracle of a task that can be solved exactly;
+`gla.benchmarks.recipes.RECIPES` holds the settings, so that `gla references ID` measures the same
 numbers again.
 """
 
@@ -13,7 +14,6 @@ import operator
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,12 @@ from gla import policy as pol
 from gla.agents import ppo
 from gla.agents.backends import map_runs
 from gla.agents.base import Agent
+from gla.agents.controllers import Controller
 from gla.agents.nulls import null_controllers
+from gla.agents.planner import Planner
 from gla.agents.policy_agent import PolicyAgent
 from gla.agents.ppo_host import train_host
+from gla.benchmarks.recipes import RECIPES, Recipe
 from gla.benchmarks.results import Lifetime
 from gla.benchmarks.runner import (
     MetaTestConfig,
@@ -40,8 +43,8 @@ from gla.benchmarks.runner import (
 )
 from gla.benchmarks.statistics import Interval, beats, bootstrap_interval
 from gla.envs import registry
-from gla.envs.registry import EnvironmentSpec
-from gla.envs.splits import RunKeys, run_keys, task_key
+from gla.envs.splits import RunKeys, run_keys, step_key, task_key
+from gla.envs.table import EnvironmentSpec
 from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError
 from gla.files import write_text
@@ -49,90 +52,6 @@ from gla.progress import Progress
 
 CURVE_POINTS = 50
 FINALISTS = 3
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How the references of one id are measured.
-
-    Attributes:
-        ppo: settings of the expert's training.
-        lifetimes: number of lifetimes of the final measurements; in a family, tasks.
-        episodes: episodes of each of them that count.
-        screening: lifetimes on which all null controllers compete for the final measurement.
-        per_task: train one expert on each task (families), not one for all.
-        block: tasks that are trained as one compiled call.
-        seed: seed of the expert's training.
-    """
-
-    ppo: ppo.PPOConfig
-    lifetimes: int = 64
-    episodes: int = 1
-    screening: int = 8
-    per_task: bool = False
-    block: int = 4
-    seed: int = 0
-
-    def __post_init__(self):
-        for name in ("lifetimes", "episodes", "screening", "block"):
-            if getattr(self, name) < 1:
-                raise GlaError(f"recipe {name} is {getattr(self, name)}", "a whole number >= 1")
-
-    @property
-    def steps(self) -> int:
-        """Environment steps of one expert's training."""
-        return self.ppo.num_envs * self.ppo.num_steps * self.ppo.num_updates
-
-
-def _ppo(envs: int, steps: int, updates: int, **changes: Any) -> ppo.PPOConfig:
-    """Settings that suit most long runs."""
-    defaults: dict[str, Any] = {
-        "epochs": 10,
-        "minibatches": 32,
-        "learning_rate": 3e-4,
-        "anneal": True,
-        "gamma": 0.99,
-        "hidden": 64,
-    }
-    return ppo.PPOConfig(
-        num_envs=envs, num_steps=steps, num_updates=updates, **{**defaults, **changes}
-    )
-
-
-_FAMILY = Recipe(
-    _ppo(16, 50, 150, epochs=8, minibatches=8, learning_rate=1e-3, gamma=0.97, hidden=32),
-    episodes=4,
-    screening=64,
-    per_task=True,
-)
-
-RECIPES: dict[str, Recipe] = {
-    "gla/RandomLinear-v0": _FAMILY,
-    "gla/RandomMechanics-v0": _FAMILY,
-    "gla/RandomNeural-v0": _FAMILY,
-    "gla/Pendulum-v0": Recipe(
-        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=128, screening=32
-    ),
-    "gla/CartPole-v0": Recipe(_ppo(32, 128, 100, learning_rate=1e-3), screening=32),
-    "gla/ReacherMisc-v0": Recipe(
-        _ppo(32, 200, 400, learning_rate=1e-3, gamma=0.97), lifetimes=128, screening=64
-    ),
-    "gla/PointRobotMisc-v0": Recipe(
-        _ppo(32, 200, 100, learning_rate=1e-3, gamma=0.97), lifetimes=256, screening=64
-    ),
-    # Reward comes only at the top of the hill, so: many environments, whole episodes and noise as
-    # wide as the policy allows, until chance finds it.
-    "gla/MountainCarContinuous-v0": Recipe(
-        _ppo(64, 999, 30, minibatches=37, gamma=0.999, initial_log_std=0.5), screening=16
-    ),
-    "gla/Reacher-v0": Recipe(
-        _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32
-    ),
-    "gla/HalfCheetah-v0": Recipe(_ppo(16, 256, 488)),
-    "gla/Ant-v0": Recipe(_ppo(16, 256, 300, initial_log_std=-1.0), screening=4),
-    "gla/CartpoleBalance-v0": Recipe(_ppo(16, 250, 75)),
-    "gla/CartpoleSwingup-v0": Recipe(_ppo(16, 250, 250)),
-}
 
 
 def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dict[str, Any]:
@@ -163,15 +82,24 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
             f"measure {spec.id}, whose returns mean the same",
         )
     if recipe is None and spec.id not in RECIPES:
-        raise GlaError(f"there is no recipe for {spec.id}", "one in gla.benchmarks.references")
+        raise GlaError(f"there is no recipe for {spec.id}", "one in gla.benchmarks.recipes")
     recipe = recipe or RECIPES[spec.id]
     null_name, null = _measure_null(spec, recipe, progress)
     began = time.monotonic()
-    policy, finished = _train(spec, recipe, progress)
+    finished = np.zeros((0, 2))
+    agent: Agent | None = None
+    if recipe.controller is not None:
+        agent = Controller("expert", recipe.controller)
+    elif recipe.ppo is not None:
+        policy, finished = _train(spec, recipe, progress)
+        agent = PolicyAgent(policy, spec.action_kind == "discrete")
     seconds = time.monotonic() - began
-    agent = PolicyAgent(policy, spec.action_kind == "discrete")
-    test = _World(spec, recipe, "test", recipe.lifetimes)
-    expert = test.play([agent], "expert", progress)[0]
+    if agent is None and recipe.planner is None:
+        expert = _interval(play_oracle(spec, recipe.lifetimes, recipe.episodes), recipe.episodes)
+    else:
+        test = _World(spec, recipe, "test", recipe.lifetimes, dict(recipe.privileges))
+        agent = agent or Planner("expert", test.world.env, recipe.planner)
+        expert = test.play([agent], "expert", progress)[0]
     episodes = recipe.lifetimes * recipe.episodes
     return {
         "null": {"controller": null_name, **_as_numbers(null), "episodes": episodes},
@@ -183,7 +111,7 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
             "provenance": _provenance(recipe),
             "command": f"gla references {spec.id}",
             "seconds": round(seconds, 1),
-            "curve": thin(finished, recipe.steps),
+            "curve": thin(finished, recipe.steps) if len(finished) else [],
         },
         "expert_beats_null": beats(expert, null),
     }
@@ -240,10 +168,17 @@ def thin(finished: np.ndarray, steps: int, points: int = CURVE_POINTS) -> list[t
 class _World:
     """Lifetimes of one split on which several agents play, closed after one call of `play`."""
 
-    def __init__(self, spec: EnvironmentSpec, recipe: Recipe, split: Any, lifetimes: int):
+    def __init__(
+        self,
+        spec: EnvironmentSpec,
+        recipe: Recipe,
+        split: Any,
+        lifetimes: int,
+        settings: dict[str, Any] | None = None,
+    ):
         steps = spec.horizon * recipe.episodes
         self.config = MetaTestConfig(spec.id, lifetimes=lifetimes, steps=steps, split=split)
-        self.world: World = make_world(self.config)
+        self.world: World = make_world(self.config, **(settings or {}))
         self.episodes = recipe.episodes
 
     def play(self, agents: Sequence[Agent], what: str, progress: bool) -> list[Interval]:
@@ -295,13 +230,47 @@ def _train(
     """Return the expert's policy, stacked over tasks in families, and its finished episodes."""
     if spec.kind == "functional":
         return _train_functional(spec, recipe, progress)
-    vec = registry.make_host(spec.id, recipe.ppo.num_envs)
+    assert recipe.ppo is not None
+    tasks = [task_key("train", recipe.seed, index) for index in range(recipe.ppo.num_envs)]
+    vec = registry.make_host(
+        spec.id, recipe.ppo.num_envs, task_keys=tasks, **dict(recipe.privileges)
+    )
     try:
         key = task_key("train", recipe.seed)
         learner, finished = train_host(vec, recipe.ppo, key, progress)
     finally:
         vec.close()
     return learner.policy, finished
+
+
+def play_oracle(spec: EnvironmentSpec, lifetimes: int, episodes: int) -> tuple[Lifetime, ...]:
+    """Play the tasks of the test split with full knowledge of each of them.
+
+    Args:
+        spec: of a functional environment with an oracle.
+        lifetimes: number of lifetimes, each on a task of its own in families.
+        episodes: each lifetime is as long as that many episodes at most.
+
+    Raises:
+        GlaError: if the environment has no oracle.
+    """
+    env = Autoreset(TimeLimit(registry.make_functional(spec.id)))
+
+    def one(index):
+        keys = run_keys(task_key("test", 0, index))
+        params = env.sample_params(keys.task)
+        solution = env.solve(params)
+        state, _ = env.reset(step_key(keys.environment, -1, 0), params)
+
+        def step(state, number):
+            action = env.best_action(solution, state, params)
+            state, ts = env.step(step_key(keys.environment, number, 0), state, action, params)
+            return state, (ts.reward, ts.terminated | ts.truncated)
+
+        return jax.lax.scan(step, state, jnp.arange(spec.horizon * episodes))[1]
+
+    reward, done = jax.jit(jax.vmap(one))(jnp.arange(lifetimes))
+    return lifetimes_of(Trace(np.asarray(reward).T, np.asarray(done).T))
 
 
 def _training_keys(recipe: Recipe, index: jax.Array) -> tuple[jax.Array, RunKeys]:
@@ -320,7 +289,8 @@ def _training_keys(recipe: Recipe, index: jax.Array) -> tuple[jax.Array, RunKeys
 def _train_functional(
     spec: EnvironmentSpec, recipe: Recipe, progress: bool
 ) -> tuple[pol.PolicyParams, np.ndarray]:
-    bare = registry.make_functional(spec.id)
+    assert recipe.ppo is not None
+    bare = registry.make_functional(spec.id, **dict(recipe.privileges))
     env, config = Autoreset(TimeLimit(bare)), recipe.ppo
     count = recipe.lifetimes if recipe.per_task else 1
 
@@ -373,6 +343,13 @@ def _finished(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
 
 
 def _provenance(recipe: Recipe) -> str:
+    versions = f"gla {gla.__version__}, jax {jax.__version__}"
+    if recipe.controller is not None:
+        return f"controller {recipe.controller.__name__}, {versions}"
+    if recipe.planner is not None:
+        return f"planner with {recipe.planner.__name__}, which knows the simulator, {versions}"
+    if recipe.ppo is None:
+        return f"oracle, which knows the task and its state, {versions}"
     count = f"{recipe.steps / 1e6:.2g}M steps" if recipe.steps >= 1e5 else f"{recipe.steps:,} steps"
     what = f"PPO, {count}"
     if recipe.per_task:

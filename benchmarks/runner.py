@@ -180,11 +180,13 @@ class HostWorld:
     Args:
         id: environment id.
         config: number of lifetimes, seed and split.
+        **settings: of the simulator.
     """
 
-    def __init__(self, id: str, config: MetaTestConfig):
+    def __init__(self, id: str, config: MetaTestConfig, **settings: Any):
         self.name, self.rows = id, config.lifetimes
-        self.env = registry.make_host(id, config.lifetimes)
+        tasks = [task_key(config.split, config.seed, i) for i in range(self.rows)]
+        self.env = registry.make_host(id, config.lifetimes, task_keys=tasks, **settings)
         self.observation_space = self.env.single_observation_space
         self.action_space = self.env.single_action_space
         # Seeds of different splits are far apart, as the keys of tasks are.
@@ -301,8 +303,16 @@ def _run_loop(world: World, agent, lens, visible, steps, key, state, tick) -> Tr
     return Trace(np.stack(rewards), np.stack(ends))
 
 
-def make_world(config: MetaTestConfig) -> World:
-    """Build the lifetimes of a meta-test on an environment of either kind."""
+def make_world(config: MetaTestConfig, **settings: Any) -> World:
+    """Build the lifetimes of a meta-test on an environment of either kind.
+
+    Args:
+        config: on what, and how many.
+        **settings: of the environment's factory.
+
+    Raises:
+        GlaError: if the id is unknown or projected, or a setting does not fit.
+    """
     spec = registry.find(config.environment)
     if spec.projected:
         raise GlaError(
@@ -311,8 +321,8 @@ def make_world(config: MetaTestConfig) -> World:
             "agents that live in agent space are given projections of their own",
         )
     if spec.kind == "functional":
-        return FunctionalWorld(registry.make_functional(spec.id), config)
-    return HostWorld(spec.id, config)
+        return FunctionalWorld(registry.make_functional(spec.id, **settings), config)
+    return HostWorld(spec.id, config, **settings)
 
 
 def make_lens(world: World, view: View, config: MetaTestConfig) -> Lens:

@@ -9,7 +9,9 @@ import pytest
 
 from gla.agents import ppo
 from gla.benchmarks import references
-from gla.benchmarks.references import RECIPES, Recipe, measure, thin, update_file
+from gla.benchmarks.recipes import RECIPES, Recipe
+from gla.benchmarks.references import measure, play_oracle, thin, update_file
+from gla.benchmarks.suites import SUITES, suite
 from gla.envs import registry
 from gla.errors import GlaError
 
@@ -30,16 +32,19 @@ def check_entry(id, entry):
         assert part["low"] <= part["return"] <= part["high"]
     assert entry["expert_beats_null"] is (expert["low"] > null["high"])
     assert expert["command"] == f"gla references {id}"
-    assert expert["provenance"].startswith("PPO") and expert["seconds"] > 0
     curve = expert["curve"]
+    if expert["provenance"].startswith(("oracle", "controller", "planner")):
+        assert expert["steps"] == 0 and curve == []
+        return
+    assert expert["provenance"].startswith("PPO") and expert["seconds"] > 0
     assert 1 <= len(curve) <= 50
     steps = [point[0] for point in curve]
     assert steps == sorted(set(steps)) and steps[0] > 0 and steps[-1] <= expert["steps"]
     assert all(math.isfinite(value) for _, value in curve)
 
 
-@pytest.mark.parametrize("id", IDS)
-def test_every_id_has_an_entry_and_a_recipe(id):
+@pytest.mark.parametrize("id", RECIPES)
+def test_every_recipe_was_measured(id):
     entry = registry.references(id)
     check_entry(id, entry)
     recipe = RECIPES[id]
@@ -48,12 +53,23 @@ def test_every_id_has_an_entry_and_a_recipe(id):
     assert entry["expert"]["episodes"] == recipe.lifetimes * recipe.episodes >= 64
 
 
+@pytest.mark.parametrize("name", SUITES)
+def test_every_id_of_a_leaderboard_suite_has_references(name):
+    for id in suite(name):
+        assert registry.references(id)["expert_beats_null"] is True
+
+
 def test_recipes_are_for_registered_ids():
-    assert set(RECIPES) == set(IDS)
+    assert set(RECIPES) <= set(IDS)
+
+
+def test_an_unknown_suite_suggests_near_matches():
+    with pytest.raises(GlaError, match="did you mean .*gridworld"):
+        suite("gridwold")
 
 
 def test_stored_nulls_agree_with_known_floors():
-    null = {id: registry.references(id)["null"]["return"] for id in IDS}
+    null = {id: registry.references(id)["null"]["return"] for id in RECIPES}
     # Standing still: measured for the same simulators before this package.
     assert null["gla/HalfCheetah-v0"] == pytest.approx(0, abs=3)
     assert null["gla/Reacher-v0"] == pytest.approx(-11.9, abs=1.0)
@@ -61,6 +77,17 @@ def test_stored_nulls_agree_with_known_floors():
     assert null["gla/CartpoleBalance-v0"] >= 700
     # Zero action earns nothing here, but a constant push that whirls the pole about does.
     assert null["gla/CartpoleSwingup-v0"] < 200
+
+
+def test_the_oracle_of_a_bandit_earns_what_the_best_arms_pay():
+    spec = registry.find("gla/GaussianBandit-v0")
+    lives = play_oracle(spec, lifetimes=16, episodes=2)
+    env = registry.make_functional(spec.id)
+    tasks = [env.sample_params(references.task_key("test", 0, i)) for i in range(16)]
+    best = np.array([np.max(task.means) for task in tasks])
+    earned = np.array([np.mean(life.episode_returns) for life in lives])
+    # Two episodes of a hundred noisy rewards each.
+    np.testing.assert_allclose(earned / spec.horizon, best, atol=0.5)
 
 
 def tiny(per_task=False, **changes):
