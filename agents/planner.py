@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from gla.agents.base import View
-from gla.envs.host import HostVectorEnv
 from gla.errors import GlaError
 
 Cost = Callable[[Any, np.ndarray], np.ndarray]
@@ -51,7 +50,7 @@ class Planner:
 
     Args:
         name: for tables.
-        envs: the environment that it will play.
+        envs: the `HostVectorEnv` that it will play.
         cost: maps (MuJoCo model, sensor readings f64[samples, physics steps, sensors]) to costs
             f64[samples].
         config: settings.
@@ -67,13 +66,13 @@ class Planner:
     def __init__(
         self,
         name: str,
-        envs: HostVectorEnv,
+        envs: Any,
         cost: Cost,
         config: PlannerConfig | None = None,
         seed: int = 0,
     ):
         self.name, self.cost, self.config = name, cost, config or PlannerConfig()
-        self.tasks = [getattr(env.simulator.unwrapped, "_env", None) for env in envs.envs]  # type: ignore[attr-defined]
+        self.tasks = [getattr(env.simulator.unwrapped, "_env", None) for env in envs.envs]
         if any(not hasattr(task, "physics") for task in self.tasks):
             raise GlaError(f"{envs.name} cannot be planned", "tasks of DeepMind Control")
         self.seed = seed
@@ -102,7 +101,7 @@ class Planner:
         terminated: jax.Array,
         truncated: jax.Array,
         key: jax.Array,
-    ) -> tuple[dict[str, Any], np.ndarray]:
+    ) -> tuple[dict[str, Any], Any]:
         """Play the plans, made anew every few steps: f32[num_envs, k]."""
         del observation, reward, key
         plans, ended = state["plans"], np.asarray(terminated) | np.asarray(truncated)

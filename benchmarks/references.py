@@ -86,20 +86,8 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
     recipe = recipe or RECIPES[spec.id]
     null_name, null = _measure_null(spec, recipe, progress)
     began = time.monotonic()
-    finished = np.zeros((0, 2))
-    agent: Agent | None = None
-    if recipe.controller is not None:
-        agent = Controller("expert", recipe.controller)
-    elif recipe.ppo is not None:
-        policy, finished = _train(spec, recipe, progress)
-        agent = PolicyAgent(policy, spec.action_kind == "discrete")
+    expert, finished = _measure_expert(spec, recipe, progress)
     seconds = time.monotonic() - began
-    if agent is None and recipe.planner is None:
-        expert = _interval(play_oracle(spec, recipe.lifetimes, recipe.episodes), recipe.episodes)
-    else:
-        test = _World(spec, recipe, "test", recipe.lifetimes, dict(recipe.privileges))
-        agent = agent or Planner("expert", test.world.env, recipe.planner)
-        expert = test.play([agent], "expert", progress)[0]
     episodes = recipe.lifetimes * recipe.episodes
     return {
         "null": {"controller": null_name, **_as_numbers(null), "episodes": episodes},
@@ -222,6 +210,25 @@ def _measure_null(spec: EnvironmentSpec, recipe: Recipe, progress: bool) -> tupl
     measured = final.play(finalists, "best null controllers", progress)
     best = max(range(len(finalists)), key=lambda index: measured[index].estimate)
     return finalists[best].name, measured[best]
+
+
+def _measure_expert(
+    spec: EnvironmentSpec, recipe: Recipe, progress: bool
+) -> tuple[Interval, np.ndarray]:
+    """Return the expert's return, and the finished episodes of its training where it had any."""
+    finished = np.zeros((0, 2))
+    if recipe.ppo is not None:
+        policy, finished = _train(spec, recipe, progress)
+        agent: Agent = PolicyAgent(policy, spec.action_kind == "discrete")
+    elif recipe.controller is not None:
+        agent = Controller("expert", recipe.controller)
+    elif recipe.planner is None:
+        lifetimes = play_oracle(spec, recipe.lifetimes, recipe.episodes)
+        return _interval(lifetimes, recipe.episodes), finished
+    test = _World(spec, recipe, "test", recipe.lifetimes, dict(recipe.privileges))
+    if recipe.planner is not None:
+        agent = Planner("expert", test.world.env, recipe.planner)
+    return test.play([agent], "expert", progress)[0], finished
 
 
 def _train(

@@ -15,6 +15,19 @@ from gla.errors import GlaError, near_matches
 # gymnax writes "unbounded" as the largest float32; anything near it means infinity.
 UNBOUNDED = 1e30
 
+# Where gymnax 1.0 declares ranges that its own observations leave: (entries, low, high).
+_RANGES: dict[str, tuple[tuple[slice, float, float], ...]] = {
+    # 1 - time / length, a hair below 0 at the end in float32; the query; bits as -1 or 1.
+    "MemoryChain-bsuite": ((slice(0, 1), -1.0, 1.0), (slice(2, None), -1.0, 1.0)),
+    "UmbrellaChain-bsuite": ((slice(2, 3), -1.0, 1.0),),  # 1 - time / length, likewise
+    # The last reward, which is `params.reward` or `params.punishment`; the number of steps.
+    "MetaMaze-misc": ((slice(-2, None), -np.inf, np.inf),),
+    # The last reward, a Gaussian; then the last action and the time in [-1, 1] per 100 steps.
+    "GaussianBandit-misc": ((slice(0, 1), -np.inf, np.inf), (slice(3, 4), -1.0, np.inf)),
+    "BernoulliBandit-misc": ((slice(3, 4), -1.0, np.inf),),
+    "SimpleBandit-bsuite": ((slice(None), 0.0, 1.0),),  # always 1; a range must not be empty
+}
+
 
 def _strong(leaf: Any) -> jax.Array:
     """Give a Python number or a weakly typed array a fixed, strong type.
@@ -29,16 +42,19 @@ def _strong(leaf: Any) -> jax.Array:
 class GymnaxEnvironment(Environment):
     """A gymnax environment as pure functions, without gymnax's autoreset and time limit.
 
-    - Observations are flattened to float32. Box actions lie in [-1, 1]: they are clipped, then
-      scaled to the simulator's range. Discrete actions pass through.
+    - Observations are flattened to float32, discrete ones are one-hot. Box actions lie in [-1, 1]:
+      they are clipped, then scaled to the simulator's range. Discrete actions pass through.
     - `step_env` and `reset_env` are called directly, so gymnax's own autoreset never runs.
-      `terminated` is the natural end of the task alone; `horizon` is gymnax's default
-      `max_steps_in_episode`, for our `TimeLimit` to apply, and the limit in the params is put out
-      of reach.
+      `terminated` is the natural end of the task alone (since gymnax 1.0 `step_env` returns just
+      that, and only the `step` that is not called here looks at the time limit); `horizon` is
+      gymnax's default `max_steps_in_episode`, for our `TimeLimit` to apply. The params keep
+      gymnax's own limit, because `DiscountingChain-bsuite` measures its clock by it.
     - The task is fixed: `sample_params` returns gymnax's default parameters, as arrays, whatever
-      the key. What gymnax draws in its reset is drawn there: the start state everywhere, in
-      Reacher-misc also the goal (visible in the observation) and in PointRobot-misc the goal
-      (hidden). Those goals are therefore new in every *episode*, not fixed for a lifetime.
+      the key. What gymnax draws in its reset is drawn there and is new in every *episode*, not
+      fixed for a lifetime: start states; the goals of Reacher-misc and Swimmer-misc (visible) and
+      of PointRobot-misc and MetaMaze-misc (hidden); the arms of the bandits. An episode of
+      SimpleBandit-bsuite is a single pull, so nothing about its arms can be learned.
+      FourRooms-misc and DeepSea-bsuite keep one goal and one action map by default.
 
     Args:
         name: a gymnax id such as `Pendulum-v1`.
@@ -47,6 +63,8 @@ class GymnaxEnvironment(Environment):
     Raises:
         GlaError: if gymnax knows no such id, or its spaces are neither Box nor Discrete.
     """
+
+    distinct_tasks = 1
 
     def __init__(self, name: str, **kwargs: Any):
         import gymnax
@@ -60,12 +78,22 @@ class GymnaxEnvironment(Environment):
         self.name = name
         self.simulator, defaults = gymnax.make(name, **kwargs)
         self._defaults = defaults
+        self._state_dtypes: Any = None  # of a state that was stepped; found at the first reset
         self.horizon = int(defaults.max_steps_in_episode)
         observations = self.simulator.observation_space(defaults)
         actions = self.simulator.action_space(defaults)
-        if not isinstance(observations, spaces.Box):
-            raise GlaError(f"{name} has {type(observations).__name__} observations", "a Box")
-        low, high = _bounds(observations)
+        self._categories: int | None = None  # of a discrete observation
+        if isinstance(observations, spaces.Discrete):
+            self._categories = int(observations.n)
+            low, high = np.zeros(self._categories), np.ones(self._categories)
+        elif isinstance(observations, spaces.Box):
+            low, high = (np.array(bound) for bound in _bounds(observations))
+            for entries, least, most in _RANGES.get(name, ()):
+                low[entries], high[entries] = least, most
+        else:
+            raise GlaError(
+                f"{name} has {type(observations).__name__} observations", "a Box or Discrete"
+            )
         self.observation_space = gymnasium.spaces.Box(
             np.where(low < -UNBOUNDED, -np.inf, low).astype(np.float32),
             np.where(high > UNBOUNDED, np.inf, high).astype(np.float32),
@@ -83,15 +111,24 @@ class GymnaxEnvironment(Environment):
             raise GlaError(f"{name} has {type(actions).__name__} actions", "a Box or Discrete")
 
     def sample_params(self, key: jax.Array) -> Params:
-        """Return gymnax's default parameters as arrays, with its time limit out of reach."""
+        """Return gymnax's default parameters as arrays, whatever the key."""
         del key
-        unlimited = self._defaults.replace(max_steps_in_episode=np.iinfo(np.int32).max)
-        return jax.tree.map(_strong, unlimited)
+        return jax.tree.map(_strong, self._defaults)
 
     def reset(self, key: jax.Array, params: Params) -> tuple[State, jax.Array]:
         """Start an episode with gymnax's `reset_env`; goals that it draws are drawn anew."""
         observation, state = self.simulator.reset_env(key, params)
-        return jax.tree.map(_strong, state), self._flat(observation)
+        if self._state_dtypes is None:
+            action = self.scale_action(jnp.zeros(self.action_space.shape))
+            _, stepped, *_ = jax.eval_shape(self.simulator.step_env, key, state, action, params)
+            self._state_dtypes = jax.tree.map(lambda leaf: leaf.dtype, stepped)
+        # Some states start with whole numbers and go on with floats.
+        state = jax.tree.map(
+            lambda leaf, dtype: jax.lax.convert_element_type(jnp.asarray(leaf), dtype),
+            state,
+            self._state_dtypes,
+        )
+        return state, self._flat(observation)
 
     def step(
         self, key: jax.Array, state: State, action: jax.Array, params: Params
@@ -110,13 +147,15 @@ class GymnaxEnvironment(Environment):
     def scale_action(self, action: jax.Array) -> jax.Array:
         """Map an action f32[k] in [-1, 1] (clipped) to the simulator's range; Discrete as it is."""
         if isinstance(self.action_space, gymnasium.spaces.Discrete):
-            return action
+            return jax.lax.convert_element_type(jnp.asarray(action), jnp.int32)
         low, high = (np.asarray(b, np.float32) for b in (self._action_low, self._action_high))
         scaled = (low + high) / 2 + (high - low) / 2 * jnp.clip(action, -1.0, 1.0)
         return jnp.reshape(scaled, self._action_shape)
 
     def _flat(self, observation: Any) -> jax.Array:
-        """Flatten an observation to f32[n]."""
+        """Flatten an observation to f32[n], or to a one-hot vector where it is a number."""
+        if self._categories is not None:
+            return jax.nn.one_hot(observation, self._categories, dtype=jnp.float32)
         return jax.lax.convert_element_type(jnp.reshape(observation, (-1,)), jnp.float32)
 
 

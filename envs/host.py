@@ -12,6 +12,7 @@ import contextlib
 import os
 import sys
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -29,6 +30,9 @@ VectorStep = tuple[Any, Any, Any, Any, dict[str, Any]]
 # Ant-v5 reports 78 contact forces by default; without them it has the 27 numbers of Ant-v4.
 DEFAULTS: dict[str, dict[str, Any]] = {"Ant-v5": {"include_cfrc_ext_in_observation": False}}
 
+MUJOCO_RENDER_MODES = ("rgb_array", "depth_array", "rgbd_tuple", "human")
+DMC_RENDER_MODES = ("rgb_array", "depth_array", "multi_camera", "human")
+
 
 class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     """One host simulator: flat float32 observations, actions in [-1, 1], float rewards.
@@ -42,10 +46,12 @@ class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         name: for messages.
 
     Raises:
-        GlaError: in `step`, if an action does not fit or anything is not finite.
+        GlaError: in `step`, if the episode is over or has not begun, an action does not fit, or
+            anything is not finite; in `render`, if there is no render mode or no OpenGL.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}
+    distinct_tasks: float = 1  # how many different tasks a task key can draw
 
     def __init__(self, simulator: gymnasium.Env, name: str):
         self.simulator, self.name = simulator, name
@@ -67,7 +73,7 @@ class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             self.action_space = space
         else:
             raise GlaError(f"{name} has actions {space}", "a Box or Discrete space")
-        self._steps = 0
+        self._steps, self._running = 0, False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -75,11 +81,16 @@ class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Start an episode: return its first observation, f32[n], and the simulator's info."""
         super().reset(seed=seed)
         observation, info = self.simulator.reset(seed=seed, options=options)
-        self._steps = 0
+        self._steps, self._running = 0, True
         return self._flat(observation), info
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Advance under `action` (f32[k], or an integer for discrete actions)."""
+        if not self._running:
+            when = "before its first reset"
+            if self._steps:
+                when = f"after its episode ended at step {self._steps}"
+            raise GlaError(f"{self.name} was stepped {when}", mend="call reset")
         self._steps += 1
         action = check_action(self.name, self.action_space, action, self._steps)
         observation, reward, terminated, truncated, info = self.simulator.step(
@@ -87,6 +98,7 @@ class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         )
         observation, reward = self._flat(observation), float(reward)
         check_finite(self.name, self._steps, observation, reward)
+        self._running = not (terminated or truncated)
         return observation, reward, bool(terminated), bool(truncated), info
 
     def scale_action(self, action: np.ndarray) -> np.ndarray:
@@ -99,8 +111,25 @@ class HostEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return scaled.astype(space.dtype).reshape(space.shape)
 
     def render(self) -> Any:
-        """Render with the simulator."""
-        return self.simulator.render()
+        """Render with the simulator: uint8[height, width, 3] for `rgb_array`.
+
+        Raises:
+            GlaError: without a render mode, or if no OpenGL can be used.
+        """
+        if self.render_mode is None:
+            raise GlaError(
+                f"{self.name} was made without a render mode",
+                mend="make it with render_mode='rgb_array'",
+            )
+        check_display(self.name)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # GLFW warns of what the error then says
+                return self.simulator.render()
+        except GlaError:
+            raise
+        except Exception as error:  # every OpenGL library has exceptions of its own
+            raise no_opengl(self.name, error) from error
 
     def close(self) -> None:
         """Close the simulator; a second time does nothing."""
@@ -120,6 +149,10 @@ class _Closed(gymnasium.Env):
         raise GlaError("the environment is closed", mend="make it again")
 
     def step(self, action):
+        """Refuse."""
+        raise GlaError("the environment is closed", mend="make it again")
+
+    def render(self):
         """Refuse."""
         raise GlaError("the environment is closed", mend="make it again")
 
@@ -155,16 +188,21 @@ def vectorize(factory: Callable[[], gymnasium.Env], num_envs: int) -> HostVector
     return HostVectorEnv([factory] * check_count("num_envs", num_envs))
 
 
-def mujoco_env(name: str, **kwargs: Any) -> HostEnv:
+def mujoco_env(name: str, render_mode: str | None = None, **kwargs: Any) -> HostEnv:
     """Build one Gymnasium MuJoCo environment, such as `Reacher-v5`, with its own time limit.
+
+    To render on a machine without a display, set `MUJOCO_GL=egl` before Python starts.
 
     Args:
         name: a Gymnasium id.
-        **kwargs: settings of the Gymnasium environment. `Ant-v5` leaves contact forces out of its
-            observation unless `include_cfrc_ext_in_observation=True` is given.
+        render_mode: `rgb_array`, or another mode that Gymnasium's renderer has.
+        **kwargs: settings of the Gymnasium environment, `width` and `height` of its pictures among
+            them. `Ant-v5` leaves contact forces out of its observation unless
+            `include_cfrc_ext_in_observation=True` is given.
 
     Raises:
-        GlaError: if there is no such MuJoCo environment or MuJoCo is not installed.
+        GlaError: if there is no such MuJoCo environment or render mode, or MuJoCo cannot be
+            imported.
     """
     known = [
         id for id, spec in gymnasium.registry.items() if "envs.mujoco" in str(spec.entry_point)
@@ -174,43 +212,57 @@ def mujoco_env(name: str, **kwargs: Any) -> HostEnv:
             f"Gymnasium has no MuJoCo environment {name!r}{near_matches(name, known)}",
             "an id such as Reacher-v5, HalfCheetah-v5 or Ant-v5",
         )
+    _check_render_mode(render_mode, MUJOCO_RENDER_MODES)
+    settings = {"render_mode": render_mode, **DEFAULTS.get(name, {}), **kwargs}
     try:
-        with _quiet_models():
-            simulator = gymnasium.make(
-                name, disable_env_checker=True, **{**DEFAULTS.get(name, {}), **kwargs}
-            )
-    except (ImportError, gymnasium.error.DependencyNotInstalled) as error:
-        raise GlaError(
-            f"{name} needs MuJoCo, which cannot be imported ({error})",
-            mend="pip install 'gymnasium[mujoco]' 'mujoco>=3.17,<4'",
+        import mujoco  # noqa: F401
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise _not_imported(
+            name, "MuJoCo", error, mend="pip install 'gymnasium[mujoco]' 'mujoco>=3.17,<4'"
         ) from error
+    with _quiet_models():
+        simulator = gymnasium.make(name, disable_env_checker=True, **settings)
     return HostEnv(simulator, name)
 
 
-def dmc_env(domain: str, task: str, render_mode: str | None = None, **kwargs: Any) -> HostEnv:
+def dmc_env(
+    domain: str,
+    task: str,
+    render_mode: str | None = None,
+    width: int = 320,
+    height: int = 240,
+    camera_id: int = 0,
+    **kwargs: Any,
+) -> HostEnv:
     """Build one DeepMind Control task through Shimmy, with its own time limit.
 
-    Observations are flattened in the order of the task's own dictionary. On a headless Linux
-    machine with `MUJOCO_GL` unset, dm_control is imported without a renderer; to render there, set
-    `MUJOCO_GL=egl` first.
+    Observations are flattened in the alphabetical order of their names, as Gymnasium orders them.
+    On a headless Linux machine with `MUJOCO_GL` unset, dm_control is imported without a renderer;
+    to render there, set `MUJOCO_GL=egl` before Python starts.
 
     Args:
         domain: such as `cartpole`.
         task: such as `swingup`.
-        render_mode: as in Shimmy.
+        render_mode: `rgb_array`, or another mode that Shimmy has.
+        width: of the pictures, in pixels.
+        height: of the pictures, in pixels.
+        camera_id: number of the task's camera, or -1 for one that stands free.
         **kwargs: settings of `dm_control.suite.load`.
 
     Raises:
-        GlaError: if there is no such task or dm_control is not installed.
+        GlaError: if there is no such task or render mode, or dm_control cannot be imported.
     """
     name = f"dm_control {domain} {task}"
+    _check_render_mode(render_mode, DMC_RENDER_MODES)
     try:
         with _no_display():
             from dm_control import suite
             from shimmy.dm_control_compatibility import DmControlCompatibilityV0
-    except ImportError as error:
-        raise GlaError(
-            f"{name} needs dm_control and shimmy, which cannot be imported ({error})",
+    except (ImportError, RuntimeError, AttributeError) as error:
+        raise _not_imported(
+            name,
+            "dm_control and shimmy",
+            error,
             "Python 3.11 or 3.12 (on 3.13 dm_control's labmaze has no wheel)",
             "pip install dm_control 'shimmy[dm-control]>=2,<3', or leave this id out",
         ) from error
@@ -221,9 +273,21 @@ def dmc_env(domain: str, task: str, render_mode: str | None = None, **kwargs: An
         raise GlaError(
             f"DeepMind Control has no task {domain} {task}{near_matches(f'{domain} {task}', known)}"
         )
-    return HostEnv(
-        DmControlCompatibilityV0(suite.load(domain, task, **kwargs), render_mode=render_mode), name
+    size = {"width": width, "height": height}
+    if render_mode != "multi_camera":
+        size["camera_id"] = camera_id
+    with _quiet_models():
+        loaded = suite.load(domain, task, **kwargs)
+    simulator = DmControlCompatibilityV0(loaded, render_mode=render_mode, render_kwargs=size)
+    # Gymnasium sorts the names of a plain dict; an OrderedDict keeps the order of the task.
+    parts: Any = simulator.observation_space
+    simulator.observation_space = gymnasium.spaces.Dict(
+        OrderedDict((part, parts[part]) for part in loaded.observation_spec())
     )
+    env = HostEnv(simulator, name)
+    # Shimmy writes milliseconds per step where Gymnasium means pictures per second.
+    env.metadata["render_fps"] = round(1.0 / simulator.dt)
+    return env
 
 
 def make_mujoco(name: str, num_envs: int, **kwargs: Any) -> HostVectorEnv:
@@ -244,6 +308,48 @@ def make_dmc(domain: str, task: str, num_envs: int, **kwargs: Any) -> HostVector
     return vectorize(lambda: dmc_env(domain, task, **kwargs), num_envs)
 
 
+def _check_render_mode(render_mode: str | None, modes: Sequence[str]) -> None:
+    """Raise if a simulator has no such render mode."""
+    if render_mode is not None and render_mode not in modes:
+        raise GlaError(
+            f"render_mode is {render_mode!r}{near_matches(str(render_mode), modes)}",
+            "one of " + ", ".join(modes) + ", or None to draw nothing",
+        )
+
+
+def _not_imported(
+    name: str, needs: str, error: Exception, expected: str = "", mend: str = ""
+) -> GlaError:
+    """Return what to say when a simulator cannot be imported."""
+    chosen = os.environ.get("MUJOCO_GL")
+    if chosen and not isinstance(error, ModuleNotFoundError):
+        # It is installed: MuJoCo and dm_control load OpenGL when they are imported.
+        expected, mend = f"an OpenGL that works, but MUJOCO_GL is {chosen!r}", "set it to egl"
+    return GlaError(f"{name} needs {needs}, which cannot be imported ({error})", expected, mend)
+
+
+def no_opengl(name: str, error: object) -> GlaError:
+    """Return what to say when nothing can be drawn."""
+    chosen = os.environ.get("MUJOCO_GL") or "unset"
+    return GlaError(
+        f"{name} cannot be drawn: no OpenGL with MUJOCO_GL={chosen} ({error})",
+        "a display, or a software or GPU renderer",
+        "set MUJOCO_GL=egl (or osmesa) before Python starts",
+    )
+
+
+def _headless() -> bool:
+    """Return whether this is a Linux machine without a display."""
+    shown = any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    return sys.platform.startswith("linux") and not shown
+
+
+def check_display(name: str) -> None:
+    """Raise if GLFW would be asked to draw without a display, which can end the process."""
+    if _headless() and os.environ.get("MUJOCO_GL", "") in ("", "glfw"):
+        raise no_opengl(name, "there is no display")
+
+
 @contextlib.contextmanager
 def _no_display() -> Iterator[None]:
     """Keep dm_control from trying GLFW, with a warning, where there is no display.
@@ -251,8 +357,7 @@ def _no_display() -> Iterator[None]:
     dm_control reads MUJOCO_GL once, when it is imported, so the variable is set only that long:
     Gymnasium's own renderer, which reads it later, is left as it was.
     """
-    chosen = any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
-    if chosen or not sys.platform.startswith("linux"):
+    if os.environ.get("MUJOCO_GL") or not _headless():
         yield
         return
     os.environ["MUJOCO_GL"] = "disabled"
@@ -264,9 +369,11 @@ def _no_display() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet_models() -> Iterator[None]:
-    """Drop MuJoCo's note that Gymnasium's half_cheetah.xml uses a deprecated attribute.
+    """Drop what making an environment says each time and no user can mend.
 
-    Nobody but Gymnasium can mend it; other warnings of MuJoCo become Python warnings meanwhile.
+    That is MuJoCo's note that Gymnasium's and dm_control's cheetahs use a deprecated attribute, and
+    Gymnasium's that a version asked for is not its newest. Other warnings of MuJoCo become Python
+    warnings meanwhile.
     """
     import mujoco
 
@@ -278,6 +385,8 @@ def _quiet_models() -> Iterator[None]:
 
     mujoco.set_mju_user_warning(say)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*is out of date.*", DeprecationWarning)
+            yield
     finally:
         mujoco.set_mju_user_warning(before)

@@ -320,6 +320,7 @@ class AugmentedHostEnv(gymnasium.Env[np.ndarray, Any]):
         self._depth = depth_of(env)
         self.env, self.name = env, getattr(env, "name", type(env.unwrapped).__name__)
         self.metadata, self.render_mode = dict(env.metadata), env.render_mode
+        self.distinct_tasks: float = getattr(env, "distinct_tasks", 1)
         self.augmentation = check_augmentation(augmentation)
         check_spaces(self.name, env.observation_space, env.action_space)
         self.observation_space, self.action_space = augmentation.spaces(

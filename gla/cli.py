@@ -9,7 +9,9 @@ import contextlib
 import functools
 import io
 import os
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -175,25 +177,155 @@ def _leaderboard(arguments: Sequence[str]) -> int:
     return 1 if problems else 0
 
 
-def _envs(arguments: Sequence[str]):
-    from gla.envs import registry
+def _envs(arguments: Sequence[str]) -> int:
+    import tyro
 
-    if arguments and arguments[0] not in ("list", "-h", "--help"):
-        raise GlaError(f"gla envs knows no {arguments[0]!r}", "gla envs list")
-    if arguments and arguments[0] != "list":
-        print("gla envs list: every registered environment with its reference scores")
-        return
-    print(f"{'id':<30} {'kind':<11} {'actions':<11} {'horizon':>7} {'null':>9} {'expert':>9}")
-    for spec in registry.TABLE.values():
-        stored = registry.references(spec.id)
-        scores = [f"{stored[x]['return']:.1f}" if x in stored else "-" for x in ("null", "expert")]
+    flag = tyro.conf.FlagCreatePairsOff
+
+    def list_(
+        word: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="[WORD]")] = "",
+        domain: Annotated[str, tyro.conf.arg(metavar="DOMAIN")] = "",
+        kind: Annotated[str, tyro.conf.arg(metavar="KIND")] = "",
+        actions: Annotated[str, tyro.conf.arg(metavar="KIND")] = "",
+        family: Annotated[bool, flag] = False,
+    ) -> int:
+        """List the registered environments with their reference scores.
+
+        Args:
+            word: only those with this word in the id, the source or the description.
+            domain: only those of one domain, such as brax.
+            kind: only functional (pure JAX) or host (C simulators) ones.
+            actions: only those with continuous or discrete actions.
+            family: only families, whose task seeds give different tasks.
+        """
+        from gla.envs import catalog
+
+        specs = catalog.select(word, domain, kind, actions, family)
+        print(catalog.listing(specs))
         print(
-            f"{spec.id:<30} {spec.kind:<11} {spec.action_kind:<11} {spec.horizon:>7} "
-            f"{scores[0]:>9} {scores[1]:>9}"
+            f"\n{len(specs)} environment{'' if len(specs) == 1 else 's'}. "
+            "Each is also there as gla/<Name>-Projected-v0.\n"
+            "null: return of the best controller that never looks (score 0); expert: score 1.\n"
+            "All about one of them: gla envs show ID"
         )
-    print(
-        "Each also exists as gla/<Name>-Projected-v0; null is the best controller that never looks."
-    )
+        return 0
+
+    def show(
+        id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")],
+        frame: Annotated[str, tyro.conf.arg(metavar="PNG")] = "",
+        no_frame: Annotated[bool, flag] = False,
+        steps: int = 0,
+        task_seed: int = 0,
+    ) -> int:
+        """Say everything about an environment, and show a picture of it.
+
+        Args:
+            id: its id, such as gla/Pendulum-v0.
+            frame: PNG file for the picture; without it, a terminal with colours shows it.
+            no_frame: no picture.
+            steps: random actions before the picture.
+            task_seed: of a family, the task in the picture.
+        """
+        from gla.envs import catalog
+
+        print(catalog.describe(id, _columns()))
+        if not no_frame and (frame or _shows_pictures()):
+            _picture(id, frame, steps, task_seed)
+        return 0
+
+    def check(
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")],
+    ) -> int:
+        """Check that an environment keeps the rules that agents rely on.
+
+        Args:
+            environment: an id, or module:factory of an environment of your own.
+        """
+        return _check(environment)
+
+    def docs(
+        folder: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+        no_frames: Annotated[bool, flag] = False,
+    ) -> int:
+        """Write one page per domain, with a picture of each environment.
+
+        Args:
+            folder: of the documentation; gets environments/ and images/environments/.
+            no_frames: draw no pictures; those that are there stay.
+        """
+        from gla.envs.catalog_pages import write_pages
+
+        for line in write_pages(folder, pictures=not no_frames):
+            print(f"no picture of {line}")
+        print(f"pages: {Path(folder).absolute() / 'environments'}")
+        return 0
+
+    commands: dict[str, Callable[..., int]] = {
+        "list": list_,
+        "show": show,
+        "check": check,
+        "docs": docs,
+    }
+    if arguments and arguments[0] in ("-h", "--help"):
+        for name, command in commands.items():
+            summary = (command.__doc__ or "").partition("\n")[0]
+            print(f"gla envs {name:<6} {summary}")
+        return 0
+    return _pick(commands, arguments or ("list",), "envs")
+
+
+def _columns() -> int:
+    """Return how wide text should be: as the terminal, within reason."""
+    return min(max(shutil.get_terminal_size().columns, 60), 100)
+
+
+def _shows_pictures() -> bool:
+    """Return whether standard output is a terminal in which coloured blocks make a picture."""
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM", "dumb") == "dumb"
+    encoding = (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "")
+    return sys.stdout.isatty() and not plain and encoding == "utf8"
+
+
+def _picture(id: str, file: str, steps: int, task_seed: int):
+    """Save a picture of an environment, or show it; say why where there is none."""
+    from gla.envs import catalog, drawing
+
+    try:
+        picture = catalog.frame(id, task_seed, steps)
+    except GlaError as error:
+        if file:
+            raise
+        print(f"\nno picture: {error}")
+        return
+    if file:
+        print(f"\npicture: {drawing.save(picture, file)}")
+    else:
+        full = os.environ.get("COLORTERM", "") in ("truecolor", "24bit")
+        print(f"\n{drawing.half_blocks(picture, true_colour=full)}")
+
+
+def _check(environment: str) -> int:
+    """Run the conformance checks on an id or on `module:factory`."""
+    from gla.envs import registry, testing
+
+    # Your own module may lie in the folder where the command is typed.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # last, so that it hides no installed package
+    name = environment.removeprefix("gla:")
+    target = registry.load(name) if ":" in name else registry.find(name).full_id
+    try:
+        report = testing.check(target)
+    except TypeError as error:
+        if "argument" not in str(error):
+            raise
+        raise GlaError(
+            f"{environment} cannot be called: {error}",
+            "an environment, or a factory that needs no arguments",
+        ) from error
+    notes = " " * (11 + max(len(check.name) for check in report.checks))
+    for line in str(report).splitlines():
+        print(textwrap.fill(line, _columns(), subsequent_indent=notes, break_on_hyphens=False))
+    return 0 if report.passed else 1
 
 
 def _histories(arguments: Sequence[str]) -> int:
@@ -237,22 +369,50 @@ def _references(arguments: Sequence[str]):
     import tyro
 
     from gla.benchmarks import references
+    from gla.benchmarks.suites import suite as ids_of
 
     def command(
-        ids: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID")],
+        ids: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID")] = (),
+        suite: str | None = None,
         out: str = "envs/references.json",
     ):
-        """Measure null and expert reference scores (a long PPO run each) and store them.
+        """Measure null and expert reference scores (mostly a long PPO run each) and store them.
 
         Args:
             ids: environment ids.
+            suite: all ids of a leaderboard suite as well.
             out: references file to update.
         """
-        for id in ids:
+        everything = [*ids, *(ids_of(suite) if suite is not None else ())]
+        if not everything:
+            raise GlaError("no environment was named", "gla references ID... or --suite NAME")
+        for id in everything:
             references.update_file(Path(out), id, references.measure(id))
             print(f"{id}: stored in {out}")
 
     _parse(command, arguments, "references")
+
+
+def _throughput(arguments: Sequence[str]):
+    import tyro
+
+    from gla.benchmarks import throughput
+
+    known, default = ", ".join(throughput.COMPARISONS), throughput.ThroughputConfig()
+
+    def command(
+        names: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = (),
+        config: tyro.conf.OmitArgPrefixes[throughput.ThroughputConfig] = default,
+    ):
+        throughput.main(names, config)
+
+    command.__doc__ = f"""Time environments beside a peer, interleaved, as ratios.
+
+        Args:
+            names: comparisons, all of them by default: {known}.
+            config: how to measure, and where to write.
+        """
+    _parse(command, arguments, "throughput")
 
 
 def _pick(commands: dict[str, Callable[..., int]], arguments: Sequence[str], name: str) -> int:
@@ -273,8 +433,9 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "meta-train": (_meta_train, "learning histories -> sequence model -> checkpoint"),
     "meta-test": (_meta_test, "an agent x an environment -> lifetimes -> results file"),
     "leaderboard": (_leaderboard, "results files -> a static site"),
-    "envs": (_envs, "the registered environments and their reference scores"),
+    "envs": (_envs, "list, show and check the registered environments"),
     "histories": (_histories, "describe or verify a history store"),
+    "throughput": (_throughput, "how fast environments step, beside a peer"),
     "references": (_references, "measure null and expert scores of an environment"),
 }
 

@@ -1,8 +1,12 @@
 """What all tests share."""
 
+import gc
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from importlib import metadata
 
 import pytest
 from hypothesis import settings
@@ -11,14 +15,58 @@ from hypothesis import settings
 settings.register_profile("gla", deadline=None, derandomize=True, max_examples=20)
 settings.load_profile("gla")
 
-# Tests that stop and resume, some in processes of their own, compile the same large programs again
-# and again. A cache that lives as long as the session saves minutes. Set before JAX is imported.
-_cache = tempfile.mkdtemp(prefix="gla-test-programs-")
-os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _cache)
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1")
+# Nearly all of the time of the tests is compilation of programs that then run for milliseconds.
+# What follows is read when JAX is imported, and inherited by processes that tests start.
+
+# Large programs that several tests or processes compile are compiled once. One folder serves all
+# workers of pytest-xdist: they inherit the variable.
+_CACHE = "JAX_COMPILATION_CACHE_DIR"
+_own_cache = _CACHE not in os.environ
+if _own_cache:
+    os.environ[_CACHE] = tempfile.mkdtemp(prefix="gla-test-programs-")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+
+# LLVM without optimisations: a third to a half of the time. Tests that run for minutes turn it off.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+# Half of the rest in jaxlib 0.10; other versions refuse to start with a flag that they don't know.
+if metadata.version("jaxlib").startswith("0.10."):
+    _flag = "--xla_cpu_use_fusion_emitters=false"
+    if _flag not in (_flags := os.environ.get("XLA_FLAGS", "")):
+        os.environ["XLA_FLAGS"] = f"{_flags} {_flag}".strip()
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _drop_compiled_programs():
+def _can_draw_without_display() -> bool:
+    """Whether MuJoCo finds an OpenGL through EGL; tried in another process, as it may abort."""
+    code = "import mujoco; mujoco.GLContext(8, 8).make_current()"
+    environment = {**os.environ, "MUJOCO_GL": "egl"}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True).returncode == 0
+
+
+if (
+    sys.platform.startswith("linux")
+    and not any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
+    and _can_draw_without_display()
+):
+    os.environ["MUJOCO_GL"] = "egl"
+
+
+def pytest_sessionfinish(session):
+    """Drop the compiled programs, once every worker is done."""
+    if _own_cache and not hasattr(session.config, "workerinput"):
+        shutil.rmtree(os.environ[_CACHE], ignore_errors=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiler(request):
+    """Optimise programs where tests learn; forget those of a module, which take gigabytes."""
+    import jax
+
+    learning = "learning" in request.path.parts
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", before and not learning)
     yield
-    shutil.rmtree(_cache, ignore_errors=True)
+    jax.config.update("jax_disable_most_optimizations", before)
+    jax.clear_caches()
+    gc.collect()

@@ -47,6 +47,99 @@ def test_envs_list_shows_ids_and_references(capsys):
     assert run("envs", "list") == 0
     text = capsys.readouterr().out
     assert "gla/RandomLinear-v0" in text and "gla/CartpoleSwingup-v0" in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert run("envs", "list", "swing", "--kind", "host", "--domain", "dmc") == 0
+    text = capsys.readouterr().out
+    assert "gla/CartpoleSwingup-v0" in text and "gla/Pendulum-v0" not in text
+    assert "did you mean discrete" in complaint(capsys, "envs", "list", "--actions", "discret")
+
+
+def test_envs_show_says_everything_and_saves_a_picture(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run("envs", "show", "gla/Darkroom-v0") == 0
+    text = capsys.readouterr().out
+    assert "tasks" in text and "task_seed=0" in text and 'make("gla:gla/Darkroom-v0")' in text
+    assert "\x1b" not in text and max(map(len, text.splitlines())) <= 80
+    file = tmp_path / "darkroom.png"
+    assert run("envs", "show", "Darkroom-v0", "--frame", file) == 0
+    assert f"picture: {file}" in capsys.readouterr().out and file.read_bytes()[:4] == b"\x89PNG"
+    assert "did you mean Darkroom-v0" in complaint(capsys, "envs", "show", "gla/Darkrom-v0")
+    wrong = ("envs", "show", "gla/Darkroom-v0", "--frame", tmp_path / "darkroom.gif")
+    assert run(*wrong) == 2 and "ends in .png" in capsys.readouterr().err
+
+
+def test_envs_show_draws_in_terminals_and_says_where_it_cannot(capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_shows_pictures", lambda: True)
+    assert run("envs", "show", "gla/Darkroom-v0") == 0
+    assert "\x1b[48;" in capsys.readouterr().out
+    assert run("envs", "show", "gla/Darkroom-v0", "--no-frame") == 0
+    assert "\x1b" not in capsys.readouterr().out
+    assert run("envs", "show", "gla/Pendulum-v0") == 0
+    text = capsys.readouterr().out
+    assert "no picture: " in text and 'make("gla:gla/Pendulum-v0")' in text
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "encoding", "expected"),
+    [
+        (True, {"TERM": "xterm-256color"}, "utf-8", True),
+        (False, {"TERM": "xterm-256color"}, "utf-8", False),
+        (True, {"TERM": "xterm", "NO_COLOR": "1"}, "utf-8", False),
+        (True, {"TERM": "dumb"}, "utf-8", False),
+        (True, {"TERM": "xterm"}, "ascii", False),
+    ],
+)
+def test_pictures_are_for_terminals_with_colours(
+    terminal, variables, encoding, expected, monkeypatch
+):
+    class Stream:
+        def isatty(self):
+            return terminal
+
+    stream = Stream()
+    stream.encoding = encoding
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert cli._shows_pictures() is expected
+
+
+OWN = """
+from gla.envs import RandomLinear
+
+class Lazy(RandomLinear):
+    name = "Lazy"
+    def sample_params(self, key):
+        return super().sample_params(__import__("jax").random.key(0))
+    def reset(self, key, params):
+        state, observation = super().reset(key, params)
+        return state, observation * float("nan")
+
+def needy(size):
+    return RandomLinear()
+"""
+
+
+def test_envs_check_tells_a_broken_environment(capsys, tmp_path, monkeypatch):
+    (tmp_path / "own_for_check.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    assert run("envs", "check", "own_for_check:Lazy") == 1
+    text = capsys.readouterr().out
+    assert "failed   tasks" in text and "failed   numbers" in text and "2 failed" in text
+    assert "needs no arguments" in complaint(capsys, "envs", "check", "own_for_check:needy")
+    assert "cannot be loaded" in complaint(capsys, "envs", "check", "own_for_check:absent")
+    assert "did you mean Ant-v0" in complaint(capsys, "envs", "check", "gla/Amt-v0")
+
+
+def test_envs_docs_writes_the_pages(capsys, tmp_path, monkeypatch):
+    from gla.envs import catalog_pages
+
+    monkeypatch.setattr(catalog_pages, "write_pages", lambda *a, **k: ["gla/X-v0: no renderer."])
+    assert run("envs", "docs", tmp_path) == 0
+    text = capsys.readouterr().out
+    assert "no picture of gla/X-v0: no renderer." in text and str(tmp_path) in text
 
 
 SMALL = ("--runs", 2, "--block", 1, "--ppo.num-updates", 3, "--ppo.num-envs", 2)

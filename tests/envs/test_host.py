@@ -1,6 +1,12 @@
-"""Host simulators: the same numbers as the simulator, honest resets, wrappers that replay."""
+"""Host simulators: honest resets, plain errors, pictures, wrappers that replay.
 
+That they give the simulators' numbers is in `test_parity.py`.
+"""
+
+import os
+import subprocess
 import sys
+from types import SimpleNamespace
 
 import gymnasium
 import jax
@@ -26,48 +32,16 @@ from gla.errors import GlaError
 @pytest.mark.parametrize(
     ("name", "settings", "size"),
     [
-        ("Reacher-v5", {}, 10),
-        ("HalfCheetah-v5", {}, 17),
-        ("Ant-v5", {"include_cfrc_ext_in_observation": False}, 27),
+        ("Ant-v5", {}, 27),
+        ("Ant-v5", {"include_cfrc_ext_in_observation": True}, 105),
+        ("Ant-v4", {}, 27),
+        ("Reacher-v4", {}, 11),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*settotalmass")
-def test_parity_with_gymnasium_under_shared_actions(name, settings, size, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)  # the bare simulator logs its warning to ./MUJOCO_LOG.TXT
-    ours, theirs = make_mujoco(name, 2), gymnasium.make(name, **settings)
-    assert ours.single_observation_space.shape == (size,)
-    observations, _ = ours.reset(seed=[3, 5])
-    reference, _ = theirs.reset(seed=5)
-    np.testing.assert_array_equal(observations[1], reference.astype(np.float32))
-    rng = np.random.default_rng(0)
-    for _ in range(60):
-        actions = rng.uniform(-1.5, 1.5, ours.action_space.shape).astype(np.float32)
-        observations, rewards, terminated, truncated, infos = ours.step(actions)
-        reference, reward, *ends, _ = theirs.step(actions[1].clip(-1, 1))
-        assert [terminated[1], truncated[1]] == ends
-        seen = infos["final_obs"][1] if any(ends) else observations[1]
-        np.testing.assert_array_equal(seen, reference.astype(np.float32))
-        assert rewards[1] == pytest.approx(reward, abs=1e-9)
-        if any(ends):
-            break
-    assert observations.dtype == np.float32 and rewards.dtype == np.float64
-    assert any(ends) == (name != "HalfCheetah-v5")
-    ours.close()
-
-
-def test_parity_with_deepmind_control():
-    suite = pytest.importorskip("dm_control.suite")
-    ours = dmc_env("cartpole", "swingup")
-    observation, _ = ours.reset(seed=4)
-    theirs = suite.load("cartpole", "swingup", task_kwargs={"random": 4})
-    step = theirs.reset()
-    for action in np.random.default_rng(0).uniform(-1, 1, (50, 1)).astype(np.float32):
-        flat = np.concatenate([step.observation["position"], step.observation["velocity"]])
-        np.testing.assert_array_equal(observation, flat.astype(np.float32))
-        step = theirs.step(action.astype(np.float64))
-        observation, reward, terminated, truncated, _ = ours.step(action)
-        assert type(reward) is float and reward == pytest.approx(step.reward)
-        assert not terminated and not truncated
+def test_settings_reach_the_simulator(name, settings, size):
+    env = mujoco_env(name, **settings)
+    assert env.observation_space.shape == (size,)
+    env.close()
 
 
 def test_episodes_end_in_a_true_reset_in_the_same_step():
@@ -297,9 +271,109 @@ def test_an_unknown_dmc_task_suggests_near_matches():
 
 
 def test_a_missing_dm_control_is_said_when_asked_for(monkeypatch):
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
     monkeypatch.setitem(sys.modules, "dm_control", None)
     with pytest.raises(GlaError, match="needs dm_control .* labmaze has no wheel"):
         gymnasium.make("gla/CartpoleSwingup-v0")
+
+
+def test_a_missing_mujoco_is_said_when_asked_for(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mujoco", None)
+    with pytest.raises(GlaError, match="Ant-v5 needs MuJoCo, .*; pip install 'gymnasium"):
+        mujoco_env("Ant-v5")
+
+
+def test_a_wrong_opengl_library_is_not_taken_for_a_missing_simulator():
+    code = (
+        "from gla.envs.host import dmc_env, mujoco_env\n"
+        "from gla.errors import GlaError\n"
+        "try:\n"
+        "    mujoco_env('Ant-v5')\n"
+        "except GlaError as error:\n"
+        "    print(error)"
+    )
+    environment = {**os.environ, "MUJOCO_GL": "nonsense", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert "but MUJOCO_GL is 'nonsense'; set it to egl" in done.stdout and not done.stderr
+
+
+def test_making_says_nothing(capfd, recwarn):
+    mujoco_env("HalfCheetah-v4").close()  # an old version, and a deprecated attribute in its model
+    if sys.version_info < (3, 13):
+        dmc_env("cheetah", "run").close()
+    assert capfd.readouterr() == ("", "") and not recwarn.list
+
+
+def test_stepping_outside_an_episode_is_refused():
+    env = line()
+    zeros = np.zeros(2, np.float32)
+    with pytest.raises(GlaError, match="Line was stepped before its first reset; call reset"):
+        env.step(zeros)
+    env.reset(seed=0)
+    for _ in range(5):
+        *_, truncated, _ = env.step(zeros)
+    assert truncated
+    with pytest.raises(GlaError, match="stepped after its episode ended at step 5; call reset"):
+        env.step(zeros)
+    env.reset()
+    env.step(zeros)
+
+
+def drawing_machine():
+    """Whether this machine has an OpenGL without a display."""
+    return os.environ.get("MUJOCO_GL") == "egl"
+
+
+MAKERS = [
+    lambda **settings: mujoco_env("Reacher-v5", **settings),
+    pytest.param(
+        lambda **settings: dmc_env("cartpole", "swingup", **settings),
+        marks=pytest.mark.skipif(sys.version_info >= (3, 13), reason="labmaze has no wheel"),
+    ),
+]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.skipif(not drawing_machine(), reason="no OpenGL here (MUJOCO_GL is not egl)")
+def test_pictures(make):
+    env = make(render_mode="rgb_array", width=64, height=48)
+    env.reset(seed=0)
+    first = env.render()
+    assert first.shape == (48, 64, 3) and first.dtype == np.uint8 and first.std() > 5
+    for _ in range(10):
+        env.step(env.action_space.sample())
+    assert (env.render() != first).any()
+    assert env.metadata["render_fps"] in (50, 100)  # 0.02 s and 0.01 s a step
+    env.close()
+    with pytest.raises(GlaError, match="closed"):
+        env.render()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_pictures_that_cannot_be_drawn_are_said_in_one_line(make, monkeypatch):
+    env = make()
+    env.reset(seed=0)
+    with pytest.raises(GlaError, match="without a render mode; make it with render_mode="):
+        env.render()
+    with pytest.raises(GlaError, match=r"render_mode is 'rgb' \(did you mean rgb_array"):
+        make(render_mode="rgb")
+    drawn = make(render_mode="rgb_array")
+    drawn.reset(seed=0)
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "MUJOCO_GL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(GlaError, match="cannot be drawn: no OpenGL .*; set MUJOCO_GL=egl"):
+        drawn.render()
+
+    def fail():
+        raise RuntimeError("no context")
+
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setattr(drawn, "simulator", SimpleNamespace(render=fail, close=lambda: None))
+    with pytest.raises(GlaError, match=r"no OpenGL with MUJOCO_GL=egl \(no context\)"):
+        drawn.render()
 
 
 def test_closing_twice_is_allowed_and_stepping_after_is_not():
