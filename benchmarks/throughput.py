@@ -104,7 +104,10 @@ class Goal:
         value, sign = self.value(timing), "at most" if self.kind == "overhead" else "at least"
         shown = {
             "speed": (f"{value:.3g} times as fast", f"{self.bound:g}"),
-            "overhead": (f"{100 * value:.1f}% more time", f"{100 * self.bound:g}%"),
+            "overhead": (
+                f"{100 * abs(value):.1f}% {'more' if value >= 0 else 'less'} time",
+                f"{100 * self.bound:g}% more",
+            ),
             "rate": (f"{_count(value)} {unit} per second", _count(self.bound)),
         }[self.kind]
         verdict = "met" if self.met(timing) else "missed"

@@ -323,8 +323,8 @@ def _renderer(model: Any) -> Any:
         _close_renderer()
         _kept.renderer = mujoco.Renderer(model, *PICTURE_SIZE)
         # Registered after MuJoCo's own, so that it runs before MuJoCo takes OpenGL down.
-        atexit.unregister(_close_renderer)
-        atexit.register(_close_renderer)
+        atexit.unregister(_close_at_exit)
+        atexit.register(_close_at_exit)
     return _kept.renderer
 
 
@@ -334,3 +334,9 @@ def _close_renderer() -> None:
     if renderer is not None:
         renderer.render()  # what is freed is taken from the current context, so make it its own
         renderer.close()
+
+
+def _close_at_exit() -> None:
+    """Free the kept renderer; another library may have taken OpenGL down before."""
+    with contextlib.suppress(Exception):
+        _close_renderer()

@@ -15,6 +15,9 @@ from gla.errors import GlaError, near_matches
 # gymnax writes "unbounded" as the largest float32; anything near it means infinity.
 UNBOUNDED = 1e30
 
+PICTURE_SIZE = 256
+"""Height and width of pictures, in pixels."""
+
 # Where gymnax 1.0 declares ranges that its own observations leave: (entries, low, high).
 _RANGES: dict[str, tuple[tuple[slice, float, float], ...]] = {
     # 1 - time / length, a hair below 0 at the end in float32; the query; bits as -1 or 1.
@@ -55,6 +58,8 @@ class GymnaxEnvironment(Environment):
       of PointRobot-misc and MetaMaze-misc (hidden); the arms of the bandits. An episode of
       SimpleBandit-bsuite is a single pull, so nothing about its arms can be learned.
       FourRooms-misc and DeepSea-bsuite keep one goal and one action map by default.
+    - Pictures are gymnax's own, drawn with Matplotlib: of Catch, FourRooms, MetaMaze, PointRobot
+      and Pong. The others have none (for classic control gymnax needs pygame).
 
     Args:
         name: a gymnax id such as `Pendulum-v1`.
@@ -78,6 +83,7 @@ class GymnaxEnvironment(Environment):
         self.name = name
         self.simulator, defaults = gymnax.make(name, **kwargs)
         self._defaults = defaults
+        self.can_render = hasattr(self.simulator, "render")
         self._state_dtypes: Any = None  # of a state that was stepped; found at the first reset
         self.horizon = int(defaults.max_steps_in_episode)
         observations = self.simulator.observation_space(defaults)
@@ -143,6 +149,27 @@ class GymnaxEnvironment(Environment):
             jax.lax.convert_element_type(jnp.reshape(terminated, ()), bool),
             jnp.zeros((), bool),
         )
+
+    def render(self, state: State, params: Params) -> np.ndarray:
+        """Draw with gymnax and Matplotlib, without a display: uint8[256, 256, 3].
+
+        Raises:
+            GlaError: if gymnax has no pictures of this environment.
+        """
+        if not self.can_render:
+            return super().render(state, params)
+        import matplotlib.pyplot as plt
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+        with plt.ioff():
+            drawn = self.simulator.render(state, params)
+        figure = drawn[0] if isinstance(drawn, tuple) else drawn.figure
+        figure.set_size_inches(PICTURE_SIZE / figure.dpi, PICTURE_SIZE / figure.dpi)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        picture = np.array(canvas.buffer_rgba(), np.uint8)[..., :3]
+        plt.close(figure)
+        return picture
 
     def scale_action(self, action: jax.Array) -> jax.Array:
         """Map an action f32[k] in [-1, 1] (clipped) to the simulator's range; Discrete as it is."""

@@ -236,9 +236,10 @@ def dmc_env(
 ) -> HostEnv:
     """Build one DeepMind Control task through Shimmy, with its own time limit.
 
-    Observations are flattened in the alphabetical order of their names, as Gymnasium orders them.
-    On a headless Linux machine with `MUJOCO_GL` unset, dm_control is imported without a renderer;
-    to render there, set `MUJOCO_GL=egl` before Python starts.
+    Observations are flattened in the order of the task's own dictionary, as dm_control flattens
+    them (Gymnasium would sort their names). On a headless Linux machine with `MUJOCO_GL` unset,
+    dm_control is imported without a renderer; to render there, set `MUJOCO_GL=egl` before Python
+    starts.
 
     Args:
         domain: such as `cartpole`.

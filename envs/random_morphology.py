@@ -110,7 +110,7 @@ class RandomMorphology(BraxEnvironment):
       two lengths (0 to 0.2 m in Brax), hence within reach but for the fingertip's own 1 cm. The
       target is a body of its own in Brax's model and keeps its mass.
 
-    The params are the scales (19 to 27 numbers for the ant, 7 for the reacher), from which `reset`
+    The params are the scales (26 numbers for the ant, 7 for the reacher), from which `reset`
     and `step` compute the body, so that batches of different bodies run under `vmap`.
 
     Args:

@@ -178,22 +178,21 @@ def check(
     known = (Environment, gymnasium.Env, VectorEnv)
     if callable(environment) and not isinstance(environment, known):
         make, made = environment, environment()
+    name = str(getattr(made, "name", type(made).__name__))
     if isinstance(made, Environment):
         from gla.envs.testing_functional import functional_plan
 
-        name = str(getattr(made, "name", type(made).__name__))
         return carry_out(name, functional_plan(made, seed, steps), only)
-    if not isinstance(made, known):
-        raise GlaError(
-            f"there is nothing to check about {type(made).__name__}",
-            "an Environment, an id, a gymnasium.Env or VectorEnv, or a function that makes one",
-        )
     from gla.envs.testing_host import host_plan, vector_plan
 
-    name = str(getattr(made, "name", type(made.unwrapped).__name__))
     if isinstance(made, VectorEnv):
         return carry_out(name, vector_plan(made, seed, steps), only)
-    return carry_out(name, host_plan(made, seed, steps, make=make), only)
+    if isinstance(made, gymnasium.Env):
+        return carry_out(name, host_plan(made, seed, steps, make=make), only)
+    raise GlaError(
+        f"there is nothing to check about {type(made).__name__}",
+        "an Environment, an id, a gymnasium.Env or VectorEnv, or a function that makes one",
+    )
 
 
 def _check_id(id: str, seed: int, steps: int | None, only: Sequence[str] | None) -> Report:
@@ -247,7 +246,8 @@ def check_picture(picture: Any) -> str:
     Raises:
         GlaError: if it is not uint8[height, width, 3], or is empty.
     """
-    dtype, shape = getattr(picture, "dtype", None), getattr(picture, "shape", ())
+    dtype: Any = getattr(picture, "dtype", None)
+    shape: Any = getattr(picture, "shape", ())
     if str(dtype) != "uint8" or len(shape) != 3 or shape[-1] != 3:
         raise GlaError(
             f"render returned {type(picture).__name__} {dtype}{list(shape)}",

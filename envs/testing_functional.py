@@ -208,10 +208,11 @@ class _Checks:
                         "a strong type, or callers compile twice",
                         "use jnp.float32(...), jnp.int32(...) or jax.lax.convert_element_type",
                     )
-        if jax.tree.structure(state) != jax.tree.structure(after):
+        one: Any
+        one, other = jax.tree.structure(state), jax.tree.structure(after)
+        if one != other:
             raise GlaError(
-                f"reset gives a state {jax.tree.structure(state)} and step "
-                f"{jax.tree.structure(after)}",
+                f"reset gives a state {one} and step {other}",
                 "the same structure",
             )
         before = jax.tree_util.tree_leaves_with_path(state)

@@ -23,9 +23,18 @@ TASKS = 8
 
 
 class Record(NamedTuple):
-    """A stretch of steps: observations f32[t + 1, n], rewards f64[t] and ends bool[t]."""
+    """A stretch of t steps, with a reset after each end.
+
+    Attributes:
+        observations: f32[t + 1, n], where an episode ended the first of the next.
+        finals: f32[t, n], what each step returned.
+        rewards: f64[t].
+        terminated: bool[t].
+        truncated: bool[t].
+    """
 
     observations: np.ndarray
+    finals: np.ndarray
     rewards: np.ndarray
     terminated: np.ndarray
     truncated: np.ndarray
@@ -85,6 +94,8 @@ def random_actions(space: Any, rng: np.random.Generator, shape: tuple[int, ...] 
 
 
 class _Single:
+    """The checks of a single environment and the stretch of steps that they share."""
+
     def __init__(
         self,
         env: gymnasium.Env,
@@ -113,21 +124,17 @@ class _Single:
                     f"terminated is {terminated!r} and truncated {truncated!r} at step {t + 1}",
                     "True or False",
                 )
-            rows.append((float(reward), bool(terminated), bool(truncated), observation))
+            rows.append((observation, float(reward), bool(terminated), bool(truncated)))
             if terminated or truncated:
                 observation, _ = env.reset()
             observations.append(observation)
-        rewards, terminated, truncated, self.last = zip(*rows, strict=True)
-        return Record(
-            np.stack(observations), np.array(rewards), np.array(terminated), np.array(truncated)
-        )
+        finals, rewards, ended, cut = map(np.array, zip(*rows, strict=True))
+        return Record(np.stack(observations), finals, rewards, ended, cut)
 
     @functools.cached_property
     def record(self) -> Record:
-        """The stretch that most checks look at; `finals` are what each step returned."""
-        record = self.play(self.env, self.actions_of(self.steps))
-        self.finals = np.stack(self.last)
-        return record
+        """The stretch that most checks look at."""
+        return self.play(self.env, self.actions_of(self.steps))
 
     def spaces(self) -> str:
         return _check_spaces(self.env.observation_space, self.env.action_space)
@@ -145,7 +152,7 @@ class _Single:
             raise GlaError(f"the reward {reward!r} is a {type(reward).__name__}", "a float")
         record = self.record
         _check_numbers(self.env.observation_space, record.observations)
-        _check_numbers(self.env.observation_space, self.finals)
+        _check_numbers(self.env.observation_space, record.finals)
         if not np.isfinite(record.rewards).all():
             at = int(np.argmin(np.isfinite(record.rewards)))
             raise GlaError(f"the reward of step {at + 1} is {record.rewards[at]}", "finite numbers")
@@ -233,7 +240,8 @@ class _Single:
     def _compare(self, vector: VectorEnv) -> str:
         """Compare the middle sub-environment with the record."""
         record, actions = self.record, self.actions_of(self.steps)
-        observations, _ = vector.reset(seed=[self.seed + 7, self.seed, self.seed + 3])
+        seeds: Any = [self.seed + 7, self.seed, self.seed + 3]
+        observations, _ = vector.reset(seed=seeds)
         others = random_actions(
             self.env.action_space, np.random.default_rng(self.seed + 1), (self.steps, 3)
         )
@@ -256,7 +264,7 @@ class _Single:
                 expect("terminated", terminated[1], record.terminated[t])
                 expect("truncated", truncated[1], record.truncated[t])
                 if done:
-                    expect("final_obs", infos["final_obs"][1], self.finals[t])
+                    expect("final_obs", infos["final_obs"][1], record.finals[t])
         ended = int((record.terminated | record.truncated)[:compared].sum())
         return f"the same as a single one in {min(compared, self.steps)} steps and {ended} resets"
 
@@ -303,7 +311,21 @@ class _Single:
         return f"ended by itself after {max((n for n, _ in lengths), default=0)} steps at most"
 
 
+class _Run(NamedTuple):
+    """Steps of a vector environment.
+
+    Attributes:
+        seen: the first observations, then observations, rewards and ends of every step.
+        ended: whether any episode ended.
+    """
+
+    seen: list[np.ndarray]
+    ended: bool
+
+
 class _Vector:
+    """The checks of a vector environment."""
+
     def __init__(self, env: VectorEnv, seed: int, steps: int):
         self.env, self.seed, self.steps = env, seed, steps
 
@@ -319,8 +341,8 @@ class _Vector:
                 raise GlaError(f"the {what} space has shape {space.shape}", f"{expected}")
         return f"{env.num_envs} x {said}"
 
-    def play(self, steps: int) -> tuple[list[Any], bool]:
-        """Take random actions and return everything seen, and whether an episode ended."""
+    def play(self, steps: int) -> _Run:
+        """Take random actions from a seeded start."""
         env, m = self.env, self.env.num_envs
         rng = np.random.default_rng(self.seed)
         observations, _ = env.reset(seed=self.seed)
@@ -345,10 +367,10 @@ class _Vector:
                     )
                 _check_numbers(env.single_observation_space, np.stack([infos["final_obs"][i]]))
             seen += [np.array(observations), np.array(rewards), done]
-        return seen, ended
+        return _Run(seen, ended)
 
     @functools.cached_property
-    def record(self) -> tuple[list[Any], bool]:
+    def record(self) -> _Run:
         return self.play(self.steps)
 
     def numbers(self) -> None:
@@ -359,15 +381,14 @@ class _Vector:
                 f"observations are {observations.dtype}{list(observations.shape)}",
                 f"float32{list(expected)}",
             )
-        for row in self.record[0][0::3] if self.steps == 0 else [self.record[0][0]]:
-            _check_numbers(self.env.single_observation_space, row)
-        for row in self.record[0][1::3]:
-            _check_numbers(self.env.single_observation_space, row)
+        seen = self.record.seen
+        for rows in (seen[0], *seen[1::3]):  # the first; then observations, rewards, ends
+            _check_numbers(self.env.single_observation_space, rows)
 
     def seeds(self) -> None:
         short = min(SHORT, self.steps)
-        (one, _), (other, _) = self.play(short), self.play(short)
-        if any(a.tobytes() != b.tobytes() for a, b in zip(one, other, strict=True)):
+        pairs = zip(self.play(short).seen, self.play(short).seen, strict=True)
+        if any(one.tobytes() != other.tobytes() for one, other in pairs):
             raise GlaError(
                 f"two runs of seed {self.seed} differ under the same actions", "the same"
             )
@@ -379,8 +400,7 @@ class _Vector:
                 f"its autoreset_mode is {mode}",
                 "AutoresetMode.SAME_STEP in metadata['autoreset_mode']",
             )
-        ended = self.record[1]
-        return "final_obs seen" if ended else f"no episode ended in {self.steps} steps"
+        return "final_obs seen" if self.record.ended else f"no episode ended in {self.steps} steps"
 
 
 def _check_spaces(observations: Any, actions: Any) -> str:

@@ -30,8 +30,8 @@ def step_batch(
 ) -> tuple[State, Timestep]:
     """Advance m episodes; the same values as `jax.vmap(Autoreset(env).step)`.
 
-    They are the same to the bit, except that XLA may round a matrix product (such as a projection)
-    differently in its last bit where it stands in another place of a program.
+    Keys and whole numbers are the same to the bit. Real numbers may differ in their last bit, since
+    XLA rounds products and sums by how it fuses them, and the two programs are fused differently.
 
     Resets are computed, for the whole batch, only in steps in which some episode ended. Under an
     outer `jax.vmap` JAX computes both branches and selects: still right, but nothing is saved.
@@ -50,32 +50,50 @@ def step_batch(
         The states and `Timestep` as `Autoreset` gives them, each leaf [m, ...].
     """
     inner = env.env if isinstance(env, Autoreset) else env
-    if isinstance(inner, Augmented) and not inner.augmentation.noise_size(observation_size(inner)):
-        return _step_augmented(inner, keys, states, actions, params, params_axes)
+    return _step(inner, keys, states, actions, params, params_axes, lambda observation: observation)
+
+
+def _step(
+    env: Environment,
+    keys: jax.Array | Callable[[], jax.Array],
+    states: State,
+    actions: jax.Array,
+    params: Params,
+    axes: Any,
+    show: Callable[[jax.Array], jax.Array],
+) -> tuple[State, Timestep]:
+    """Advance a batch whose observations [m, n] are shown through `show`."""
+    if isinstance(env, Augmented) and not env.augmentation.noise_size(observation_size(env.env)):
+        return _step_augmented(env, keys, states, actions, params, axes, show)
 
     def split(number):
         """Return the keys of steps (0) or of resets (1), as `Autoreset` splits them."""
         made = keys() if callable(keys) else keys
         return jax.vmap(lambda key: jax.random.split(key)[number])(made)
 
-    batched = functools.partial(jax.vmap, in_axes=(0, 0, 0, params_axes))
-    states, ts = batched(inner.step)(split(0), states, actions, params)
+    batched = functools.partial(jax.vmap, in_axes=(0, 0, 0, axes))
+    states, ts = batched(env.step)(split(0), states, actions, params)
     done = ts.terminated | ts.truncated
+    # Strong types: both branches must return the same.
+    old = jax.tree.map(lambda leaf: _as(leaf, leaf.dtype), (states, ts.observation))
+    seen = show(old[1])
 
     def restart(key, ended, old, task):
-        fresh = inner.reset(key, task)
+        fresh = env.reset(key, task)
         return jax.tree.map(
             lambda new, kept: jnp.where(ended, _as(new, kept.dtype), kept), fresh, old
         )
 
-    def restart_ended(old):
-        # Made again in here: keys that only resets use then cost nothing in other steps.
-        return batched(restart)(split(1), done, old, params)
+    def restart_ended(old, seen):
+        del seen
+        # Keys are made again in here: those that only resets use cost nothing in other steps.
+        states, observation = batched(restart)(split(1), done, old, params)
+        return states, show(observation)
 
-    # Strong types: both branches must return the same.
-    old = jax.tree.map(lambda leaf: _as(leaf, leaf.dtype), (states, ts.observation))
-    states, observation = jax.lax.cond(jnp.any(done), restart_ended, lambda same: same, old)
-    return states, ts._replace(observation=observation, final_observation=ts.observation)
+    states, observation = jax.lax.cond(
+        jnp.any(done), restart_ended, lambda old, seen: (old[0], seen), old, seen
+    )
+    return states, ts._replace(observation=observation, final_observation=seen)
 
 
 def _step_augmented(
@@ -84,34 +102,39 @@ def _step_augmented(
     states: State,
     actions: jax.Array,
     params: Params,
-    params_axes: Any,
+    axes: Any,
+    show: Callable[[jax.Array], jax.Array],
 ) -> tuple[State, Timestep]:
     """Autoreset inside the augmentation: what draws no noise shows the same either way.
 
-    Observations are then mapped once, instead of those of the step and of the reset, and it is the
-    task's few numbers that are selected, instead of a projection's many.
+    It is then the task's few numbers that are selected where an episode ended, instead of a
+    projection's many.
     """
     augmentation = env.augmentation
-    inner_axes = getattr(params_axes, "inner", params_axes)  # of a tree; 0 and None have none
-    batched = functools.partial(jax.vmap, in_axes=(0, 0, params_axes))
+    inner_axes = getattr(axes, "inner", axes)  # of a tree; 0 and None have none
+    batched = functools.partial(jax.vmap, in_axes=(0, 0, axes))
 
     def lower(memory, action, task):
         return augmentation.map_action(env.parameters(task), memory, action)
 
-    memory, lowered = batched(lower)(states.memory, actions, params)
-    inner, ts = step_batch(env.env, keys, states.inner, lowered, params.inner, inner_axes)
+    def show_augmented(observation):
+        def one(row, task):
+            return augmentation.map_observation(env.parameters(task), row)
 
-    def show(memory, ts, task):
-        parameters, done = env.parameters(task), ts.terminated | ts.truncated
+        return show(jax.vmap(one, in_axes=(0, axes))(observation, params))
+
+    def finish(memory, ts, task):
+        done = ts.terminated | ts.truncated
         start = augmentation.memory(env.env.action_space)
         memory = jax.tree.map(lambda fresh, old: jnp.where(done, fresh, old), start, memory)
-        return memory, ts._replace(
-            observation=augmentation.map_observation(parameters, ts.observation),
-            final_observation=augmentation.map_observation(parameters, ts.final_observation),
-            reward=augmentation.map_reward(parameters, ts.reward),
-        )
+        reward = augmentation.map_reward(env.parameters(task), ts.reward)
+        return memory, ts._replace(reward=reward)
 
-    memory, ts = batched(show)(memory, ts, params)
+    memory, lowered = batched(lower)(states.memory, actions, params)
+    inner, ts = _step(
+        env.env, keys, states.inner, lowered, params.inner, inner_axes, show_augmented
+    )
+    memory, ts = batched(finish)(memory, ts, params)
     return AugmentedState(inner, memory), ts
 
 

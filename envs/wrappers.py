@@ -91,6 +91,8 @@ class Wrapper(Environment):
         Raises:
             GlaError: if it cannot be drawn.
         """
+        if not self.can_render:
+            return super().render(state, params)
         return self.env.render(self.inner_state(state), self.inner_params(params))
 
     def solve(self, params: Params) -> Solution:

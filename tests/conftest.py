@@ -27,7 +27,8 @@ if _own_cache:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 # LLVM without optimisations: a third to a half of the time. Tests that run for minutes turn it off.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+_QUICK = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+os.environ.setdefault(_QUICK, "1")
 
 # Half of the rest in jaxlib 0.10; other versions refuse to start with a flag that they don't know.
 if metadata.version("jaxlib").startswith("0.10."):
@@ -60,13 +61,19 @@ def pytest_sessionfinish(session):
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiler(request):
-    """Optimise programs where tests learn; forget those of a module, which take gigabytes."""
+    """Optimise programs where tests learn; forget those of a module, which take gigabytes.
+
+    A module that compares programs to the bit says `EXACT = True` and is compiled as users do.
+    """
     import jax
 
-    learning = "learning" in request.path.parts
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", before and not learning)
+    whole = "learning" in request.path.parts or getattr(request.module, "EXACT", False)
+    before, variable = jax.config.read(_QUICK.lower()), os.environ[_QUICK]
+    if whole:
+        jax.config.update(_QUICK.lower(), False)
+        os.environ[_QUICK] = "0"  # for processes that its tests start
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    jax.config.update(_QUICK.lower(), before)
+    os.environ[_QUICK] = variable
     jax.clear_caches()
     gc.collect()

@@ -28,6 +28,8 @@ from gla.histories import HistoryStore, array_shapes
 from gla.normalization import normalize_observation, normalize_reward
 from gla.projection import ProjectionConfig
 
+EXACT = True  # see conftest.py
+
 # 240 steps: past the time limit of every environment here, and it never falls on an update's end.
 PPO = PPOConfig(
     num_envs=3, num_steps=60, num_updates=4, epochs=1, minibatches=2, hidden=8

@@ -33,6 +33,8 @@ from gla.envs.host_wrappers import AugmentedHostEnv, HostAugmented
 from gla.envs.wrappers import Augmented, Autoreset, TimeLimit
 from gla.errors import GlaError
 
+EXACT = True  # see conftest.py
+
 START = np.float32([1.0, -2.0, 0.5])
 ENDS = 5
 

@@ -7,6 +7,7 @@ That they give gymnax's numbers is in `test_parity.py`; types, spaces and resets
 import gymnax
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -108,6 +109,32 @@ def test_actions_are_clipped_then_scaled():
     np.testing.assert_allclose(env.scale_action(jnp.array([-7.0])), [-2.0])
     point = GymnaxEnvironment("PointRobot-misc")
     np.testing.assert_allclose(point.scale_action(jnp.array([1.0, -2.0])), [0.1, -0.1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "name", ["Catch-bsuite", "FourRooms-misc", "MetaMaze-misc", "PointRobot-misc", "Pong-misc"]
+)
+def test_pictures_are_gymnaxs(name):
+    env = GymnaxEnvironment(name)
+    assert env.can_render
+    key = jax.random.key(0)
+    params = env.sample_params(key)
+    step = jax.jit(env.step)
+    state, _ = env.reset(key, params)
+    first = env.render(state, params)
+    assert first.shape == (256, 256, 3) and first.dtype == np.uint8 and first.std() > 5
+    for i in range(8):
+        action = random_action(jax.random.key(i), env.action_space)
+        state, _ = step(jax.random.key(i), state, action, params)
+    assert (env.render(state, params) != first).any()
+    assert not plt.get_fignums()  # nothing stays open
+
+
+def test_the_others_have_no_pictures():
+    env = GymnaxEnvironment("CartPole-v1")
+    assert not env.can_render
+    with pytest.raises(GlaError, match="CartPole-v1 has no pictures"):
+        env.render(None, None)
 
 
 def test_an_unknown_name_suggests_near_matches():
