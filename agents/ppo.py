@@ -1,8 +1,10 @@
 """PPO (Schulman et al. 2017) that remembers everything.
 
-Pure parts - rollout, advantages, update - that compose into one `lax.scan` over updates. The same
-update serves host simulators (`gla.agents.ppo_host`). Truncated episodes bootstrap from the value
-of their final observation, terminated ones from zero.
+Pure parts - rollout, advantages, update - that compose into `lax.scan` over updates, as many at a
+time as one likes. The same update serves host simulators (`gla.agents.ppo_host`). Truncated
+episodes bootstrap from the value of their final observation, terminated ones from zero.
+
+Sizes are static (`PPOConfig`); what may differ from seed to seed is traced (`Hyper`).
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from gla import distributions as dist
 from gla import policy as pol
 from gla.envs.base import Environment, action_size, is_discrete, observation_size
 from gla.envs.splits import RunKeys, step_key
+from gla.envs.vectorized import step_batch, strong_types
 from gla.errors import GlaError
+from gla.histories.scores import episode_return
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,27 @@ class PPOConfig:
                 f"{self.num_envs} x {self.num_steps} steps",
                 mend="choose a divisor",
             )
+
+
+class Hyper(NamedTuple):
+    """The settings that may differ between seeds of one compiled program, each f32[].
+
+    They mean what the fields of `PPOConfig` of the same names mean.
+    """
+
+    learning_rate: jax.Array
+    gamma: jax.Array
+    gae_lambda: jax.Array
+    clip: jax.Array
+    entropy_coefficient: jax.Array
+    value_coefficient: jax.Array
+    max_grad_norm: jax.Array
+    initial_log_std: jax.Array
+
+
+def hyper_of(config: PPOConfig) -> Hyper:
+    """Return the traced settings of a configuration."""
+    return Hyper(*(jnp.float32(getattr(config, name)) for name in Hyper._fields))
 
 
 class Moments(NamedTuple):
@@ -140,50 +165,91 @@ def policy_shape(env: Any, config: PPOConfig) -> pol.PolicyShape:
     )
 
 
-def make_optimizer(config: PPOConfig) -> optax.GradientTransformation:
+def make_optimizer(config: PPOConfig, hyper: Hyper) -> optax.GradientTransformation:
     """Adam with gradient clipping and an optional linear decay to zero."""
     steps = config.num_updates * config.epochs * config.minibatches
-    rate: Any = config.learning_rate
+    rate: Any = hyper.learning_rate
     if config.anneal:
-        rate = optax.linear_schedule(config.learning_rate, 0.0, steps)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=1e-5))
+        rate = optax.linear_schedule(rate, 0.0, steps)
+    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate, eps=1e-5))
 
 
-def init(key: jax.Array, shape: pol.PolicyShape, config: PPOConfig) -> LearnerState:
-    """Draw a fresh learner."""
+def init(
+    key: jax.Array, shape: pol.PolicyShape, config: PPOConfig, hyper: Hyper | None = None
+) -> LearnerState:
+    """Draw a fresh learner; `hyper` is the configuration's own where none is given."""
+    hyper = hyper or hyper_of(config)
     policy_key, critic_key = jax.random.split(key)
-    policy = pol.init(policy_key, shape, config.initial_log_std)
+    policy = pol.init(policy_key, shape, hyper.initial_log_std)
     critic_shape = pol.PolicyShape(shape.observations, 1, shape.hidden)
     critic = pol.init(critic_key, critic_shape)
     n = shape.observations
     return LearnerState(
         policy,
         critic,
-        make_optimizer(config).init((policy, critic)),
+        make_optimizer(config, hyper).init((policy, critic)),
         Moments(jnp.asarray(1e-4), jnp.zeros(n), jnp.ones(n)),
         Moments(jnp.asarray(1e-4), jnp.zeros(()), jnp.ones(())),
         jnp.zeros(config.num_envs),
     )
 
 
+def draw_noise(key: jax.Array, shape: tuple[int, ...], discrete: bool) -> jax.Array:
+    """Draw the noise f32[*shape] of `act`: Gumbel for logits, Gaussian for means."""
+    return (jax.random.gumbel if discrete else jax.random.normal)(key, shape)
+
+
 def act(
-    key: jax.Array, policy: pol.PolicyParams, observation: jax.Array, discrete: bool
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sample actions: returns (action, distribution, log_prob) with leading axes kept."""
+    policy: pol.PolicyParams, observation: jax.Array, noise: jax.Array, discrete: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Sample actions.
+
+    Args:
+        policy: acts.
+        observation: f32[..., n], raw.
+        noise: f32[..., k], from `draw_noise`.
+        discrete: whether actions are discrete.
+
+    Returns:
+        The action, f32[..., k] or i32[...], and the distribution f32[..., k] it was drawn from.
+    """
     if discrete:
         logits = pol.output(policy, observation)
-        action = jax.random.categorical(key, logits).astype(jnp.int32)
-        return action, logits, dist.categorical_log_prob(action, logits)
+        return jnp.argmax(logits + noise, -1).astype(jnp.int32), logits
     mean, log_std = pol.gaussian(policy, observation)
-    action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-    return action, mean, dist.gaussian_log_prob(action, mean, log_std)
+    return mean + jnp.exp(log_std) * noise, mean
+
+
+def log_prob_of(
+    policy: pol.PolicyParams, action: jax.Array, distribution: jax.Array, discrete: bool
+) -> jax.Array:
+    """Log-probabilities f32[...] of actions under the distributions that `act` returned."""
+    if discrete:
+        return dist.categorical_log_prob(action, distribution)
+    return dist.gaussian_log_prob(action, distribution, pol.bounded_log_std(policy))
 
 
 def value_of(state: LearnerState, observation: jax.Array) -> jax.Array:
     """Values f32[...] of raw observations f32[..., n], in units of the scaled reward."""
-    normalized = pol.normalize(state.policy, observation)
-    # The critic's own normaliser stays at mean 0, std 1.
-    return pol.output(state.critic, normalized)[..., 0]
+    # The critic has no normaliser of its own.
+    return pol.network(state.critic, pol.normalize(state.policy, observation))[..., 0]
+
+
+def next_values(state: LearnerState, rollout: Rollout) -> jax.Array:
+    """Values f32[T, N] of where each action led, before any autoreset.
+
+    They are the values of the following row, which are there already; only where an episode was
+    truncated, and after the last row, are there others to compute. After a termination they mean
+    nothing.
+    """
+    last = value_of(state, rollout.final_observation[-1])
+    following = jnp.concatenate([rollout.value[1:], last[None]])
+
+    def look() -> jax.Array:
+        final = value_of(state, rollout.final_observation)
+        return jnp.where(rollout.truncated, final, following)
+
+    return jax.lax.cond(jnp.any(rollout.truncated), look, lambda: following)
 
 
 def advantages(
@@ -192,8 +258,8 @@ def advantages(
     next_value: jax.Array,
     terminated: jax.Array,
     truncated: jax.Array,
-    gamma: float,
-    gae_lambda: float,
+    gamma: float | jax.Array,
+    gae_lambda: float | jax.Array,
 ) -> jax.Array:
     """Generalised advantage estimation (Schulman et al. 2016, Eq. 16).
 
@@ -232,36 +298,61 @@ def merge_moments(moments: Moments, batch: jax.Array) -> Moments:
     return Moments(total, moments.mean + delta * count / total, m2 / total)
 
 
-def _loss(networks, batch, normalizer: pol.PolicyParams, config: PPOConfig, discrete: bool):
+class Batch(NamedTuple):
+    """What PPO learns from, any leading axes [...].
+
+    Attributes:
+        observation: f32[..., n], normalised.
+        action: f32[..., k], or f32[..., 1] holding the number of a discrete action.
+        log_prob: f32[...], of the action when it was taken.
+        advantage: f32[...].
+        target: f32[...], of the value.
+        value: f32[...], when the action was taken.
+    """
+
+    observation: jax.Array
+    action: jax.Array
+    log_prob: jax.Array
+    advantage: jax.Array
+    target: jax.Array
+    value: jax.Array
+
+
+def _pack(batch: Batch) -> jax.Array:
+    """Join a batch into f32[..., F]: its rows are then gathered in one go."""
+    return jnp.concatenate([x[..., None] if x.ndim == 1 else x for x in batch], -1)
+
+
+def _unpack(packed: jax.Array, n: int) -> Batch:
+    scalars = jnp.moveaxis(packed[..., -4:], -1, 0)
+    return Batch(packed[..., :n], packed[..., n:-4], *scalars)
+
+
+def _loss(networks, batch: Batch, config: PPOConfig, hyper: Hyper, discrete: bool):
     policy, critic = networks
-    # Normalisers move by their moments, never by gradients.
-    policy = policy._replace(mean=normalizer.mean, std=normalizer.std)
-    critic = jax.lax.stop_gradient(critic)._replace(
-        **{name: getattr(critic, name) for name in ("w1", "b1", "w2", "b2", "w3", "b3")}
-    )
-    observation, action, old_log_prob, advantage, target, old_value = batch
+    outputs = pol.network(policy, batch.observation)
     if discrete:
-        logits = pol.output(policy, observation)
-        log_prob = dist.categorical_log_prob(action, logits)
-        entropy = jnp.mean(dist.categorical_entropy(logits))
+        log_prob = dist.categorical_log_prob(batch.action[:, 0].astype(jnp.int32), outputs)
+        entropy = jnp.mean(dist.categorical_entropy(outputs))
     else:
-        mean, log_std = pol.gaussian(policy, observation)
-        log_prob = dist.gaussian_log_prob(action, mean, log_std)
+        log_std = pol.bounded_log_std(policy)
+        log_prob = dist.gaussian_log_prob(batch.action, jnp.tanh(outputs), log_std)
         entropy = dist.gaussian_entropy(log_std)
+    advantage = batch.advantage
     advantage = (advantage - jnp.mean(advantage)) / (jnp.std(advantage) + 1e-8)
-    ratio = jnp.exp(log_prob - old_log_prob)
-    clipped = jnp.clip(ratio, 1.0 - config.clip, 1.0 + config.clip)
+    ratio = jnp.exp(log_prob - batch.log_prob)
+    clipped = jnp.clip(ratio, 1.0 - hyper.clip, 1.0 + hyper.clip)
     policy_loss = -jnp.mean(jnp.minimum(ratio * advantage, clipped * advantage))
-    value = pol.output(critic, pol.normalize(policy, observation))[..., 0]
-    near = old_value + jnp.clip(value - old_value, -config.clip, config.clip)
-    value_loss = 0.5 * jnp.mean(jnp.maximum((value - target) ** 2, (near - target) ** 2))
-    return (
-        policy_loss + config.value_coefficient * value_loss - (config.entropy_coefficient * entropy)
+    value = pol.network(critic, batch.observation)[..., 0]
+    near = batch.value + jnp.clip(value - batch.value, -hyper.clip, hyper.clip)
+    value_loss = 0.5 * jnp.mean(
+        jnp.maximum((value - batch.target) ** 2, (near - batch.target) ** 2)
     )
+    return policy_loss + hyper.value_coefficient * value_loss - hyper.entropy_coefficient * entropy
 
 
 def scale_rewards(
-    state: LearnerState, rollout: Rollout, gamma: float
+    state: LearnerState, rollout: Rollout, gamma: float | jax.Array
 ) -> tuple[LearnerState, jax.Array]:
     """Scale rewards by the running standard deviation of the discounted return.
 
@@ -281,37 +372,41 @@ def scale_rewards(
 
 
 def update(
-    key: jax.Array, state: LearnerState, rollout: Rollout, config: PPOConfig, discrete: bool
+    key: jax.Array,
+    state: LearnerState,
+    rollout: Rollout,
+    config: PPOConfig,
+    discrete: bool,
+    hyper: Hyper | None = None,
 ) -> LearnerState:
     """Learn from one rollout; the observation normaliser is moved after the gradient steps."""
-    state, reward = scale_rewards(state, rollout, config.gamma)
-    next_value = value_of(state, rollout.final_observation)
+    hyper = hyper or hyper_of(config)
+    state, reward = scale_rewards(state, rollout, hyper.gamma)
     advantage = advantages(
         reward,
         rollout.value,
-        next_value,
+        next_values(state, rollout),
         rollout.terminated,
         rollout.truncated,
-        config.gamma,
-        config.gae_lambda,
+        hyper.gamma,
+        hyper.gae_lambda,
     )
-    size = config.num_envs * config.num_steps
-    batch = (
-        rollout.observation,
-        rollout.action,
+    size, n = config.num_envs * config.num_steps, rollout.observation.shape[-1]
+    action = rollout.action[..., None].astype(jnp.float32) if discrete else rollout.action
+    batch = Batch(
+        pol.normalize(state.policy, rollout.observation),
+        action,
         rollout.log_prob,
         advantage,
         advantage + rollout.value,
         rollout.value,
     )
-    batch = jax.tree.map(lambda x: jnp.reshape(x, (size, *x.shape[2:])), batch)
-    optimizer = make_optimizer(config)
-    normalizer = state.policy
+    rows = _pack(Batch(*(jnp.reshape(x, (size, *x.shape[2:])) for x in batch)))
+    optimizer = make_optimizer(config, hyper)
 
     def minibatch(carry, indices):
         networks, optimizer_state = carry
-        part = jax.tree.map(lambda x: x[indices], batch)
-        grads = jax.grad(_loss)(networks, part, normalizer, config, discrete)
+        grads = jax.grad(_loss)(networks, _unpack(rows[indices], n), config, hyper, discrete)
         updates, optimizer_state = optimizer.update(grads, optimizer_state, networks)
         return (optax.apply_updates(networks, updates), optimizer_state), None
 
@@ -333,93 +428,160 @@ def update(
     )
 
 
-def train(
-    keys: RunKeys, env: Environment, params: Any, config: PPOConfig, record_envs: int
-) -> tuple[LearnerState, dict[str, jax.Array]]:
-    """Run PPO on one task and return the learner and what `record_envs` environments saw.
+class Training(NamedTuple):
+    """A PPO run under way, from which it can be continued.
 
-    Args:
-        keys: from `gla.envs.splits.run_keys`.
-        env: an environment with `TimeLimit` and `Autoreset`.
-        params: the task.
-        config: settings.
-        record_envs: how many of the parallel environments are recorded, <= num_envs.
-
-    Returns:
-        The final learner and a record: `observation` f32[R, U, T, n], `action`, `distribution`
-        f32[R, U, T, k], `log_std` f32[U, k], `reward`, `value` f32[R, U, T], `terminated`,
-        `truncated` bool[R, U, T], `policy` f32[U, P], `mean_return` f32[U] (mean reward per step
-        over all environments times the horizon).
+    Attributes:
+        learner: what it has learned.
+        env_state: states of the parallel environments, each leaf [N, ...].
+        observation: f32[N, n], to be acted on next.
+        update: i32[], updates done.
     """
-    shape = policy_shape(env, config)
-    discrete = shape.discrete
-    init_key, scan_key = jax.random.split(keys.agent)
-    learner = init(init_key, shape, config)
-    env_ids = jnp.arange(config.num_envs)
-    horizon = float(env.horizon or config.num_steps)
 
-    def keys_at(step):
-        return jax.vmap(lambda i: step_key(keys.environment, step, i))(env_ids)
+    learner: LearnerState
+    env_state: Any
+    observation: jax.Array
+    update: jax.Array
 
-    env_state, observation = jax.vmap(env.reset, in_axes=(0, None))(keys_at(-1), params)
+
+def begin(
+    keys: RunKeys, env: Environment, params: Any, config: PPOConfig, hyper: Hyper | None = None
+) -> Training:
+    """Start a PPO run; arguments as in `advance`."""
+    init_key, _ = jax.random.split(keys.agent)
+    learner = init(init_key, policy_shape(env, config), config, hyper)
+    starts = _step_keys(keys, -1, config.num_envs)
+    env_state, observation = jax.vmap(env.reset, in_axes=(0, None))(starts, params)
+    return strong_types(Training(learner, env_state, observation, jnp.int32(0)))
+
+
+def _step_keys(keys: RunKeys, step: jax.Array | int, envs: int) -> jax.Array:
+    return jax.vmap(lambda env: step_key(keys.environment, step, env))(jnp.arange(envs))
+
+
+def _play(
+    key: jax.Array,
+    keys: RunKeys,
+    env: Environment,
+    params: Any,
+    config: PPOConfig,
+    training: Training,
+) -> tuple[Training, Rollout]:
+    """Let the policy act for one rollout."""
+    learner, discrete = training.learner, is_discrete(env.action_space)
+    steps = training.update * config.num_steps + jnp.arange(config.num_steps)
+    shape = (config.num_steps, config.num_envs, action_size(env))
 
     def interact(carry, inputs):
-        env_state, observation, learner = carry
-        key, step = inputs
-        action, distribution, log_prob = act(key, learner.policy, observation, discrete)
-        value = value_of(learner, observation)
-        env_state, ts = jax.vmap(env.step, in_axes=(0, 0, 0, None))(
-            keys_at(step), env_state, action, params
+        env_state, observation = carry
+        noise, step = inputs
+        action, distribution = act(learner.policy, observation, noise, discrete)
+        env_state, ts = step_batch(
+            env, lambda: _step_keys(keys, step, config.num_envs), env_state, action, params, None
         )
-        row = Rollout(
+        row = (
             observation,
             action,
             distribution,
-            log_prob,
-            value,
             ts.reward,
             ts.terminated,
             ts.truncated,
             ts.final_observation,
         )
-        return (env_state, ts.observation, learner), row
+        return strong_types((env_state, ts.observation)), row
 
-    def one_update(carry, inputs):
-        learner, env_state, observation = carry
-        key, number = inputs
-        act_key, learn_key = jax.random.split(key)
-        steps = number * config.num_steps + jnp.arange(config.num_steps)
-        (env_state, observation, _), rollout = jax.lax.scan(
-            interact,
-            (env_state, observation, learner),
-            (jax.random.split(act_key, config.num_steps), steps),
-        )
-        record = {
-            name: jnp.swapaxes(getattr(rollout, name)[:, :record_envs], 0, 1)
-            for name in (
-                "observation",
-                "action",
-                "distribution",
-                "reward",
-                "value",
-                "terminated",
-                "truncated",
-            )
-        }
-        low, high = pol.LOG_STD_RANGE
-        record["log_std"] = jnp.clip(learner.policy.log_std, low, high)
-        record["policy"] = pol.flatten(learner.policy)
-        record["mean_return"] = jnp.mean(rollout.reward) * horizon
-        learner = update(learn_key, learner, rollout, config, discrete)
-        return (learner, env_state, observation), record
-
-    updates = jnp.arange(config.num_updates)
-    (learner, _, _), record = jax.lax.scan(
-        one_update,
-        (learner, env_state, observation),
-        (jax.random.split(scan_key, config.num_updates), updates),
+    (env_state, observation), rows = jax.lax.scan(
+        interact,
+        (training.env_state, training.observation),
+        (draw_noise(key, shape, discrete), steps),
     )
-    streams = ("observation", "action", "distribution", "reward", "value")
-    for name in (*streams, "terminated", "truncated"):
+    seen, action, distribution, reward, terminated, truncated, final = rows
+    # All rows at once: the same numbers as step by step, in one matrix product instead of many.
+    rollout = Rollout(
+        seen,
+        action,
+        distribution,
+        log_prob_of(learner.policy, action, distribution, discrete),
+        value_of(learner, seen),
+        reward,
+        terminated,
+        truncated,
+        final,
+    )
+    return training._replace(env_state=env_state, observation=observation), rollout
+
+
+def advance(
+    keys: RunKeys,
+    env: Environment,
+    params: Any,
+    config: PPOConfig,
+    training: Training,
+    updates: int,
+    record_envs: int,
+    hyper: Hyper | None = None,
+) -> tuple[Training, dict[str, jax.Array]]:
+    """Go on with a PPO run on one task and record what `record_envs` environments see.
+
+    What is recorded of an environment does not depend on how many others are recorded.
+
+    Args:
+        keys: from `gla.envs.splits.run_keys`, the same in all calls of a run.
+        env: an environment with `TimeLimit` and `Autoreset`.
+        params: the task.
+        config: settings.
+        training: from `begin` or the call before.
+        updates: how many updates to make.
+        record_envs: how many of the parallel environments are recorded, <= num_envs.
+        hyper: settings of this run; None takes those of `config`.
+
+    Returns:
+        The run so far and a record of these U updates: `observation` f32[R, U, T, n], `action`,
+        `distribution` f32[R, U, T, k], `reward`, `value` f32[R, U, T], `terminated`, `truncated`
+        bool[R, U, T], `log_std` f32[U, k], `policy` f32[U, P], `mean_return` f32[U] (return per
+        episode over all environments, `gla.histories.episode_return`), `reward_deviation` f32[U]
+        (by which rewards were divided for the value).
+    """
+    discrete = is_discrete(env.action_space)
+    _, run_key = jax.random.split(keys.agent)
+    horizon = float(env.horizon or config.num_steps)
+
+    def one_update(training: Training, _):
+        # Of the run and the update's number alone, however the updates are cut into calls.
+        act_key, learn_key = jax.random.split(jax.random.fold_in(run_key, training.update))
+        training, rollout = _play(act_key, keys, env, params, config, training)
+        learner = training.learner
+        record = {
+            name: jnp.swapaxes(getattr(rollout, name)[:, :record_envs], 0, 1) for name in _STREAMS
+        }
+        record["log_std"] = pol.bounded_log_std(learner.policy)
+        record["policy"] = pol.flatten(learner.policy)
+        record["mean_return"] = episode_return(rollout.reward, rollout.terminated, horizon, (0, 1))
+        record["reward_deviation"] = jnp.sqrt(learner.return_moments.variance + 1e-8)
+        learner = update(learn_key, learner, rollout, config, discrete, hyper)
+        training = training._replace(learner=learner, update=training.update + 1)
+        return strong_types(training), record
+
+    training, record = jax.lax.scan(one_update, training, None, length=updates)
+    for name in _STREAMS:
         record[name] = jnp.swapaxes(record[name], 0, 1)
-    return learner, record
+    return training, record
+
+
+_STREAMS = ("observation", "action", "distribution", "reward", "value", "terminated", "truncated")
+
+
+def train(
+    keys: RunKeys,
+    env: Environment,
+    params: Any,
+    config: PPOConfig,
+    record_envs: int,
+    hyper: Hyper | None = None,
+) -> tuple[LearnerState, dict[str, jax.Array]]:
+    """Run PPO on one task from beginning to end; arguments and record as in `advance`."""
+    training = begin(keys, env, params, config, hyper)
+    training, record = advance(
+        keys, env, params, config, training, config.num_updates, record_envs, hyper
+    )
+    return training.learner, record

@@ -145,6 +145,15 @@ def _as(leaf: Any, dtype: Any) -> jax.Array:
     return jax.lax.convert_element_type(leaf, dtype)
 
 
+def strong_types(tree: Any) -> Any:
+    """Make the types of all leaves strong, so that what a program returns may be its argument.
+
+    JAX compiles a program twice for arguments that differ in this alone; gymnax's Pendulum and Brax
+    give weak types from a reset and strong ones from a step.
+    """
+    return jax.tree.map(lambda leaf: _as(jnp.asarray(leaf), jnp.asarray(leaf).dtype), tree)
+
+
 def limited(env: Environment, horizon: int | None = None) -> Environment:
     """Apply a time limit, inside augmentations, where `step_batch` is fastest.
 

@@ -25,7 +25,7 @@ _REASONS = {
 
 
 @contextlib.contextmanager
-def os_errors(path: Path, doing: str) -> Iterator[None]:
+def os_errors(path: object, doing: str) -> Iterator[None]:
     """Turn an `OSError` met while `doing` something to `path` into a plain `GlaError`."""
     try:
         yield

@@ -70,7 +70,9 @@ def _shapes(shape: PolicyShape) -> dict[str, tuple[int, ...]]:
     }
 
 
-def init(key: jax.Array, shape: PolicyShape, log_std: float = -0.5) -> PolicyParams:
+def init(
+    key: jax.Array, shape: PolicyShape, log_std: float | jax.Array = -0.5
+) -> PolicyParams:
     """Draw a policy that starts close to a zero-mean Gaussian (or uniform categorical)."""
     keys = jax.random.split(key, 3)
     orthogonal = jax.nn.initializers.orthogonal
@@ -92,8 +94,12 @@ def normalize(params: PolicyParams, observation: jax.Array) -> jax.Array:
 
 def output(params: PolicyParams, observation: jax.Array) -> jax.Array:
     """Run the network: observations f32[..., n] -> f32[..., k], linear outputs (logits)."""
-    x = normalize(params, observation)
-    x = jnp.tanh(x @ params.w1 + params.b1)
+    return network(params, normalize(params, observation))
+
+
+def network(params: PolicyParams, normalized: jax.Array) -> jax.Array:
+    """Run the network on observations f32[..., n] that are normalised already."""
+    x = jnp.tanh(normalized @ params.w1 + params.b1)
     x = jnp.tanh(x @ params.w2 + params.b2)
     return x @ params.w3 + params.b3
 
@@ -103,8 +109,12 @@ def gaussian(params: PolicyParams, observation: jax.Array) -> tuple[jax.Array, j
 
     The mean is bounded by tanh, the noise around it is not: see `gla.distributions`.
     """
-    low, high = LOG_STD_RANGE
-    return jnp.tanh(output(params, observation)), jnp.clip(params.log_std, low, high)
+    return jnp.tanh(output(params, observation)), bounded_log_std(params)
+
+
+def bounded_log_std(params: PolicyParams) -> jax.Array:
+    """Return the log standard deviation f32[..., k] as it is used, clipped to `LOG_STD_RANGE`."""
+    return jnp.clip(params.log_std, *LOG_STD_RANGE)
 
 
 def flatten(params: PolicyParams) -> jax.Array:

@@ -186,7 +186,7 @@ def test_a_policy_finds_the_best_constant_action(train):
     mean, log_std = pol.gaussian(learner.policy, SIDES)
     np.testing.assert_allclose(mean, 0.6, atol=0.15)
     assert float(log_std[0]) < -0.8, "exploring costs reward"
-    assert record["mean_return"][-1] > record["mean_return"][0] + 1.0
+    assert record["mean_return"][-1] > record["mean_return"][0] + 0.5
 
 
 def test_a_policy_finds_the_action_that_the_observation_asks_for(train):
@@ -232,9 +232,8 @@ def test_the_record_is_what_happened(train):
     np.testing.assert_allclose(
         record["reward"], -((record["action"][..., 0] - 0.6) ** 2), atol=1e-5
     )
-    np.testing.assert_allclose(
-        record["mean_return"], record["reward"].mean((0, 2)) * 5, rtol=1e-4
-    )  # fmt: skip
+    # Episodes have one step.
+    np.testing.assert_allclose(record["mean_return"], record["reward"].mean((0, 2)), rtol=1e-4)
     policies = pol.unflatten(shape, record["policy"])
     # The first policy normalises by nothing, later ones by all that was seen before them.
     assert policies.mean[0] == 0 and policies.std[0] == 1
