@@ -31,6 +31,8 @@ class Recipe:
         per_task: train one expert on each task (families), not one for all.
         block: tasks that are trained as one compiled call.
         seed: seed of the expert's training.
+        seeds: number of seeds, from that one on, with which it is trained; the first is the expert,
+            the others show how far it was luck. One where `per_task`.
         privileges: settings of the environment that only the expert has, such as to see its task.
         controller: a hand-written expert (`gla.agents.controllers`), for tasks that PPO does not
             solve.
@@ -45,14 +47,17 @@ class Recipe:
     per_task: bool = False
     block: int = 4
     seed: int = 0
+    seeds: int = 1
     privileges: tuple[tuple[str, Any], ...] = ()
     controller: Callable[[jax.Array], jax.Array] | None = None
     planner: Cost | None = None
 
     def __post_init__(self):
-        for name in ("lifetimes", "episodes", "screening", "block"):
+        for name in ("lifetimes", "episodes", "screening", "block", "seeds"):
             if getattr(self, name) < 1:
                 raise GlaError(f"recipe {name} is {getattr(self, name)}", "a whole number >= 1")
+        if self.seeds > 1 and (self.per_task or self.ppo is None):
+            raise GlaError("a recipe has several seeds", "one, unless PPO trains a single expert")
 
     @property
     def steps(self) -> int:

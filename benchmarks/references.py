@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import operator
 import os
 import time
 from collections.abc import Sequence
@@ -18,34 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import gla
-from gla import policy as pol
-from gla.agents import ppo
-from gla.agents.backends import map_runs
 from gla.agents.base import Agent
 from gla.agents.controllers import Controller
 from gla.agents.nulls import null_controllers
 from gla.agents.planner import Planner
 from gla.agents.policy_agent import PolicyAgent
-from gla.agents.ppo_host import train_host
+from gla.benchmarks.experts import Expert, play_oracle, train_experts
 from gla.benchmarks.recipes import RECIPES, Recipe
 from gla.benchmarks.results import Lifetime
 from gla.benchmarks.runner import (
     MetaTestConfig,
-    Trace,
     World,
     lifetimes_of,
     make_world,
     run_agent,
 )
-from gla.benchmarks.statistics import Interval, beats, bootstrap_interval
+from gla.benchmarks.statistics import Interval, beats, bootstrap_interval, iqm
 from gla.envs import registry
-from gla.envs.splits import RunKeys, run_keys, step_key, task_key
 from gla.envs.table import EnvironmentSpec
-from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError
 from gla.files import write_text
 from gla.progress import Progress
@@ -68,8 +60,10 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
 
     Returns:
         The entry of `envs/references.json`: `null` (controller, return, low, high, episodes),
-        `expert` (return, low, high, episodes, steps, seed, provenance, command, seconds, curve)
-        and `expert_beats_null`, which is false where the 95% intervals overlap.
+        `expert` (return, low, high, episodes, steps, seed, provenance, command, seconds, curve, and
+        `seeds` where the recipe has several: the first is the expert, of all of them there are
+        `returns`, their interquartile mean `iqm` with its interval `low` and `high`, `curves`) and
+        `expert_beats_null`, which is false where the 95% intervals overlap.
 
     Raises:
         GlaError: if the id is unknown or projected, has no recipe, or a value is not finite.
@@ -86,9 +80,10 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
     recipe = recipe or RECIPES[spec.id]
     null_name, null = _measure_null(spec, recipe, progress)
     began = time.monotonic()
-    expert, finished = _measure_expert(spec, recipe, progress)
+    measured, trained = _measure_expert(spec, recipe, progress)
     seconds = time.monotonic() - began
-    episodes = recipe.lifetimes * recipe.episodes
+    expert, episodes = measured[0], recipe.lifetimes * recipe.episodes
+    curves = [thin(run.finished, recipe.steps) for run in trained if len(run.finished)]
     return {
         "null": {"controller": null_name, **_as_numbers(null), "episodes": episodes},
         "expert": {
@@ -99,7 +94,8 @@ def measure(id: str, progress: bool = True, recipe: Recipe | None = None) -> dic
             "provenance": _provenance(recipe),
             "command": f"gla references {spec.id}",
             "seconds": round(seconds, 1),
-            "curve": thin(finished, recipe.steps) if len(finished) else [],
+            "curve": curves[0] if curves else [],
+            **({"seeds": _over_seeds(measured, curves)} if recipe.seeds > 1 else {}),
         },
         "expert_beats_null": beats(expert, null),
     }
@@ -214,139 +210,36 @@ def _measure_null(spec: EnvironmentSpec, recipe: Recipe, progress: bool) -> tupl
 
 def _measure_expert(
     spec: EnvironmentSpec, recipe: Recipe, progress: bool
-) -> tuple[Interval, np.ndarray]:
-    """Return the expert's return, and the finished episodes of its training where it had any."""
-    finished = np.zeros((0, 2))
+) -> tuple[list[Interval], list[Expert]]:
+    """Return the expert's return with each seed, and what was trained if anything was."""
+    trained: list[Expert] = []
+    agents: list[Agent] = []
     if recipe.ppo is not None:
-        policy, finished = _train(spec, recipe, progress)
-        agent: Agent = PolicyAgent(policy, spec.action_kind == "discrete")
+        trained = train_experts(spec, recipe, progress)
+        discrete = spec.action_kind == "discrete"
+        agents = [PolicyAgent(expert.policy, discrete) for expert in trained]
     elif recipe.controller is not None:
-        agent = Controller("expert", recipe.controller)
+        agents = [Controller("expert", recipe.controller)]
     elif recipe.planner is None:
         lifetimes = play_oracle(spec, recipe.lifetimes, recipe.episodes)
-        return _interval(lifetimes, recipe.episodes), finished
+        return [_interval(lifetimes, recipe.episodes)], trained
     test = _World(spec, recipe, "test", recipe.lifetimes, dict(recipe.privileges))
     if recipe.planner is not None:
-        agent = Planner("expert", test.world.env, recipe.planner)
-    return test.play([agent], "expert", progress)[0], finished
+        agents = [Planner("expert", test.world.env, recipe.planner)]
+    return test.play(agents, "expert", progress), trained
 
 
-def _train(
-    spec: EnvironmentSpec, recipe: Recipe, progress: bool
-) -> tuple[pol.PolicyParams, np.ndarray]:
-    """Return the expert's policy, stacked over tasks in families, and its finished episodes."""
-    if spec.kind == "functional":
-        return _train_functional(spec, recipe, progress)
-    assert recipe.ppo is not None
-    tasks = [task_key("train", recipe.seed, index) for index in range(recipe.ppo.num_envs)]
-    vec = registry.make_host(
-        spec.id, recipe.ppo.num_envs, task_keys=tasks, **dict(recipe.privileges)
-    )
-    try:
-        key = task_key("train", recipe.seed)
-        learner, finished = train_host(vec, recipe.ppo, key, progress)
-    finally:
-        vec.close()
-    return learner.policy, finished
-
-
-def play_oracle(spec: EnvironmentSpec, lifetimes: int, episodes: int) -> tuple[Lifetime, ...]:
-    """Play the tasks of the test split with full knowledge of each of them.
-
-    Args:
-        spec: of a functional environment with an oracle.
-        lifetimes: number of lifetimes, each on a task of its own in families.
-        episodes: each lifetime is as long as that many episodes at most.
-
-    Raises:
-        GlaError: if the environment has no oracle.
-    """
-    env = Autoreset(TimeLimit(registry.make_functional(spec.id)))
-
-    def one(index):
-        keys = run_keys(task_key("test", 0, index))
-        params = env.sample_params(keys.task)
-        solution = env.solve(params)
-        state, _ = env.reset(step_key(keys.environment, -1, 0), params)
-
-        def step(state, number):
-            action = env.best_action(solution, state, params)
-            state, ts = env.step(step_key(keys.environment, number, 0), state, action, params)
-            return state, (ts.reward, ts.terminated | ts.truncated)
-
-        return jax.lax.scan(step, state, jnp.arange(spec.horizon * episodes))[1]
-
-    reward, done = jax.jit(jax.vmap(one))(jnp.arange(lifetimes))
-    return lifetimes_of(Trace(np.asarray(reward).T, np.asarray(done).T))
-
-
-def _training_keys(recipe: Recipe, index: jax.Array) -> tuple[jax.Array, RunKeys]:
-    """Return the key that draws task `index` and the keys of its training.
-
-    In families the task is that of the test, its episodes and noise are not.
-    """
-    if not recipe.per_task:
-        keys = run_keys(task_key("train", recipe.seed, index))
-        return keys.task, keys
-    task = run_keys(task_key("test", 0, index)).task
-    keys = run_keys(task_key("train", recipe.seed, index))
-    return task, keys
-
-
-def _train_functional(
-    spec: EnvironmentSpec, recipe: Recipe, progress: bool
-) -> tuple[pol.PolicyParams, np.ndarray]:
-    assert recipe.ppo is not None
-    bare = registry.make_functional(spec.id, **dict(recipe.privileges))
-    env, config = Autoreset(TimeLimit(bare)), recipe.ppo
-    count = recipe.lifetimes if recipe.per_task else 1
-
-    def one(index):
-        task, keys = _training_keys(recipe, index)
-        params = bare.sample_params(task)
-        learner, record = ppo.train(keys, env, params, config, config.num_envs)
-        done = record["terminated"] | record["truncated"]
-        return learner.policy, record["reward"], done
-
-    block = min(recipe.block, count)
-    train = jax.jit(lambda tasks: map_runs(one, tasks))
-    policies, finished = [], []
-    with Progress(f"ppo on {spec.id}", count * recipe.steps, "steps", enabled=progress) as bar:
-        for start in range(0, count, block):
-            # A short last block is padded, so that only one program is compiled.
-            tasks = jnp.minimum(jnp.arange(block) + start, count - 1)
-            trained = jax.tree.map(np.asarray, train(tasks))
-            whole = slice(min(block, count - start))
-            policy, reward, done = jax.tree.map(operator.itemgetter(whole), trained)
-            if not np.isfinite(reward).all() or not all(np.isfinite(x).all() for x in policy):
-                raise GlaError(
-                    f"ppo on {spec.id} met values that are not finite",
-                    "finite rewards and weights",
-                    "bound the environment or lower the learning rate",
-                )
-            policies.append(policy)
-            ended = _finished(reward, done)
-            finished.append(ended)
-            last = ended[ended[:, 0] > 0.9 * recipe.steps, 1]
-            note = f"return {last.mean():.2f}" if len(last) else ""
-            bar.advance(len(reward) * recipe.steps, note)
-    stacked: pol.PolicyParams = jax.tree.map(lambda *parts: np.concatenate(parts), *policies)
-    if not recipe.per_task:
-        stacked = jax.tree.map(lambda part: part[0], stacked)
-    return stacked, np.concatenate(finished)
-
-
-def _finished(reward: np.ndarray, done: np.ndarray) -> np.ndarray:
-    """List the finished episodes of f32[B, R, U, T] rewards and ends: f64[E, 2] as `thin` takes."""
-    rows, envs = reward.reshape(-1, *reward.shape[2:]), reward.shape[1]
-    rewards = rows.reshape(len(rows), -1).T
-    lives = lifetimes_of(Trace(rewards, done.reshape(len(rows), -1).T))
-    pairs = [
-        np.stack([np.cumsum(life.episode_lengths) * envs, life.episode_returns], 1)
-        for life in lives
-        if not life.unfinished
-    ]
-    return np.concatenate(pairs) if pairs else np.zeros((0, 2))
+def _over_seeds(measured: Sequence[Interval], curves: Sequence[Any]) -> dict[str, Any]:
+    """Summarise the experts of several seeds."""
+    returns = [interval.estimate for interval in measured]
+    middle = bootstrap_interval(returns, iqm)
+    return {
+        "returns": [_short(value) for value in returns],
+        "iqm": _short(middle.estimate),
+        "low": _short(middle.low),
+        "high": _short(middle.high),
+        "curves": list(curves),
+    }
 
 
 def _provenance(recipe: Recipe) -> str:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from gla.agents import ppo
-from gla.benchmarks import references
+from gla.benchmarks import experts, references
+from gla.benchmarks.experts import play_oracle
 from gla.benchmarks.recipes import RECIPES, Recipe
-from gla.benchmarks.references import measure, play_oracle, thin, update_file
+from gla.benchmarks.references import measure, thin, update_file
 from gla.benchmarks.suites import SUITES, suite
 from gla.envs import registry
 from gla.errors import GlaError
@@ -26,7 +27,7 @@ EXPERT_KEYS = {
 def check_entry(id, entry):
     assert set(entry) == {"null", "expert", "expert_beats_null"}
     null, expert = entry["null"], entry["expert"]
-    assert set(null) == NULL_KEYS and set(expert) == EXPERT_KEYS
+    assert set(null) == NULL_KEYS and set(expert) - {"seeds"} == EXPERT_KEYS
     for part in (null, expert):
         assert math.isfinite(part["return"])
         assert part["low"] <= part["return"] <= part["high"]
@@ -41,6 +42,11 @@ def check_entry(id, entry):
     steps = [point[0] for point in curve]
     assert steps == sorted(set(steps)) and steps[0] > 0 and steps[-1] <= expert["steps"]
     assert all(math.isfinite(value) for _, value in curve)
+    if "seeds" in expert:
+        seeds = expert["seeds"]
+        assert seeds["returns"][0] == expert["return"] and seeds["curves"][0] == curve
+        assert len(seeds["returns"]) == len(seeds["curves"]) > 1
+        assert seeds["low"] <= seeds["iqm"] <= seeds["high"]
 
 
 @pytest.mark.parametrize("id", RECIPES)
@@ -50,6 +56,7 @@ def test_every_recipe_was_measured(id):
     recipe = RECIPES[id]
     assert entry["expert"]["steps"] == recipe.steps, "measured with another recipe"
     assert entry["expert"]["seed"] == recipe.seed
+    assert len(entry["expert"].get("seeds", {"returns": [0]})["returns"]) == recipe.seeds
     assert entry["expert"]["episodes"] == recipe.lifetimes * recipe.episodes >= 64
 
 
@@ -83,39 +90,51 @@ def test_the_oracle_of_a_bandit_earns_what_the_best_arms_pay():
     spec = registry.find("gla/GaussianBandit-v0")
     lives = play_oracle(spec, lifetimes=16, episodes=2)
     env = registry.make_functional(spec.id)
-    tasks = [env.sample_params(references.task_key("test", 0, i)) for i in range(16)]
+    tasks = [env.sample_params(experts.task_key("test", 0, i)) for i in range(16)]
     best = np.array([np.max(task.means) for task in tasks])
     earned = np.array([np.mean(life.episode_returns) for life in lives])
     # Two episodes of a hundred noisy rewards each.
     np.testing.assert_allclose(earned / spec.horizon, best, atol=0.5)
 
 
-def tiny(per_task=False, **changes):
+def tiny(per_task=False, seeds=1, **changes):
     config = ppo.PPOConfig(num_envs=2, num_steps=100, num_updates=2, epochs=1, hidden=4, **changes)
-    return Recipe(config, lifetimes=3, screening=2, per_task=per_task, block=2)
+    return Recipe(config, lifetimes=3, screening=2, per_task=per_task, block=2, seeds=seeds)
+
+
+def key_bias(key):
+    return jax.random.normal(key)
 
 
 def fake_training(vec, config, key, progress):
     """Return an untrained learner and two episodes; the real thing has tests of its own."""
     learner = ppo.init(key, ppo.policy_shape(vec, config), config)
+    learner = learner._replace(policy=learner.policy._replace(b3=learner.policy.b3 + key_bias(key)))
     return learner, np.array([[100.0, -40.0], [400.0, -30.0]])
 
 
 @pytest.mark.parametrize(
-    ("id", "per_task"), [("gla/RandomLinear-v0", True), ("gla/Reacher-v0", False)]
+    ("id", "per_task", "seeds"),
+    [
+        ("gla/RandomLinear-v0", True, 1),
+        ("gla/Pendulum-v0", False, 3),
+        ("gla/Reacher-v0", False, 2),
+    ],
 )
-def test_measure_gives_a_whole_entry(id, per_task, monkeypatch, tmp_path):
-    monkeypatch.setitem(RECIPES, id, tiny(per_task))
-    if per_task:  # compiling takes seconds; one end in each of the two cases is enough
+def test_measure_gives_a_whole_entry(id, per_task, seeds, monkeypatch, tmp_path):
+    monkeypatch.setitem(RECIPES, id, tiny(per_task, seeds))
+    if id != "gla/Reacher-v0":  # compiling takes seconds; one end in each case is enough
         floor = "zero action", references.Interval(-50.0, -51.0, -49.0)
         monkeypatch.setattr(references, "_measure_null", lambda *_: floor)
     else:
-        monkeypatch.setattr(references, "train_host", fake_training)
+        monkeypatch.setattr(experts, "train_host", fake_training)
     nulls = references.null_controllers
     monkeypatch.setattr(references, "null_controllers", lambda space: nulls(space)[:2])
     entry = measure(id, progress=False)
     assert entry["expert"]["steps"] == 400 and entry["expert"]["episodes"] == 3
     assert entry["null"]["controller"] == "zero action"  # not a constant -1
+    returns = entry["expert"].get("seeds", {"returns": [0]})["returns"]
+    assert len(set(returns)) == len(returns) == seeds
     path = tmp_path / "references.json"
     update_file(path, id, entry)
     stored = json.loads(path.read_text(encoding="utf-8"))[id]
@@ -128,12 +147,12 @@ def test_finished_episodes_are_cut_where_they_ended():
     reward = np.array([[[[1, 2, 3], [4, 5, 6]], [[1, 1, 1], [1, 1, 1]]]], np.float32)
     done = np.zeros((1, 2, 2, 3), bool)
     done[0, 0, 0, 1] = done[0, 0, 1, 0] = True
-    np.testing.assert_array_equal(references._finished(reward, done), [[4, 3], [8, 7]])
+    np.testing.assert_array_equal(experts._finished(reward, done), [[4, 3], [8, 7]])
 
 
 def test_experts_of_a_family_train_on_the_tasks_of_the_test():
-    task, keys = references._training_keys(tiny(per_task=True), 1)
-    tested = references.run_keys(references.task_key("test", 0, 1))
+    task, keys = experts._training_keys(tiny(per_task=True), 0, 1)
+    tested = experts.run_keys(experts.task_key("test", 0, 1))
     np.testing.assert_array_equal(jax.random.key_data(task), jax.random.key_data(tested.task))
     trained, seen = (jax.random.key_data(k.environment) for k in (keys, tested))
     assert (trained != seen).any()  # the same task, other episodes
