@@ -221,7 +221,10 @@ def test_a_collection_killed_at_random_moments_ends_as_if_it_never_was(tmp_path)
     kills = done = 0
     while kills < KILLS:
         process = subprocess.Popen([*command, str(place)], start_new_session=True)
-        while process.poll() is None and not (place / "writer.lock").exists():
+        lock = place / "writer.lock"  # that of a killed one is still there
+        while process.poll() is None and not (
+            lock.exists() and lock.read_text().strip() == str(process.pid)
+        ):
             time.sleep(0.002)
         # All of the writing takes about so long; what was killed early is killed again.
         time.sleep(rng.uniform(0, 6))
