@@ -7,7 +7,7 @@ They mirror the functional wrappers of `gla.envs.wrappers` and use the same func
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium
@@ -30,6 +30,7 @@ from gla.envs.augmentations import (
 from gla.envs.base import is_discrete, observation_size
 from gla.envs.checks import check_action, check_count
 from gla.envs.host import VectorStep
+from gla.envs.host_state import check_fits, random_words, set_random_words
 from gla.envs.wrappers import projection_of
 from gla.errors import GlaError
 from gla.normalization import (
@@ -95,6 +96,57 @@ class _HostWrapper(VectorWrapper, abc.ABC):
             infos = {**infos, "final_obs": final}
         self._seen = self._map(self._rows, observations)
         return self._seen.copy(), rewards, terminated, truncated, infos
+
+    def get_state(self) -> dict[str, np.ndarray]:
+        """Return all that sub-environments and wrappers keep, as `HostVectorEnv.get_state` does.
+
+        Raises:
+            GlaError: before the first reset.
+            NotImplementedError: if something keeps what cannot be saved.
+        """
+        inner: Any = self.env
+        if not hasattr(inner, "get_state"):
+            raise NotImplementedError(f"the state of a {type(inner).__name__} cannot be saved")
+        state = inner.get_state()
+        return {**state, **{self._key(part): kept for part, kept in self._kept().items()}}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Go to a state that `get_state` returned, as `HostVectorEnv.set_state` does.
+
+        Returns:
+            f32[m, n], the mapped observations from which the next actions are to be chosen.
+
+        Raises:
+            GlaError: if the state does not fit this environment.
+            NotImplementedError: as `get_state`.
+        """
+        self.reset()
+        expected = {self._key(part): kept for part, kept in self._kept().items()}
+        own = {part: kept for part, kept in state.items() if part in expected}
+        check_fits(self.name, own, expected)
+        inner: Any = self.env
+        if not hasattr(inner, "set_state"):
+            raise NotImplementedError(f"the state of a {type(inner).__name__} cannot be saved")
+        inner.set_state({part: kept for part, kept in state.items() if part not in expected})
+        self._keep({part: np.array(own[self._key(part)]) for part in self._kept()})
+        return np.array(self._seen)
+
+    def _key(self, part: str) -> str:
+        """Return the name of one of this wrapper's parts, apart from those of the inner ones."""
+        depth, env = 0, self.env
+        while isinstance(env, _HostWrapper):
+            depth, env = depth + 1, env.env
+        return f"wrapper{depth}_{part}"
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        """Return copies of what this wrapper keeps from step to step."""
+        if self._seen is None:
+            raise GlaError(f"{self.name} has no state before its first reset", mend="call reset")
+        return {"steps": self._steps.copy(), "seen": self._seen.copy()}
+
+    def _keep(self, kept: Mapping[str, np.ndarray]) -> None:
+        """Keep what `_kept` returned."""
+        self._steps, self._seen = kept["steps"], kept["seen"]
 
 
 class HostNormalized(_HostWrapper):
@@ -273,6 +325,20 @@ class HostAugmented(_HostWrapper):
         rewards = self._each(self._rows, self.augmentation.map_reward, np.asarray(rewards))
         self._forget(terminated | truncated)
         return observations, rewards.astype(np.float64), terminated, truncated, infos
+
+    def _kept(self) -> dict[str, np.ndarray]:
+        kept = super()._kept()
+        kept["noise"] = np.stack([random_words(each) for each in self._generators])
+        if self._memory is not None:
+            kept["memory"] = np.array(self._memory)
+        return kept
+
+    def _keep(self, kept: Mapping[str, np.ndarray]) -> None:
+        super()._keep(kept)
+        for generator, words in zip(self._generators, kept["noise"], strict=True):
+            set_random_words(generator, words)
+        if "memory" in kept:
+            self._memory = kept["memory"]
 
 
 class HostProjected(HostAugmented):

@@ -174,6 +174,7 @@ def make_host(
     task_seeds: int | Sequence[int] = 0,
     task_keys: Sequence[jax.Array] | None = None,
     augmentations: Sequence[Any] = (),
+    threads: int | None = None,
     **kwargs: Any,
 ) -> gymnasium.vector.VectorEnv:
     """Build a host simulator as a vector environment that resets in the step that ends an episode.
@@ -186,6 +187,8 @@ def make_host(
         task_keys: of a family, one task key (`gla.envs.splits.task_key`) per sub-environment
             instead.
         augmentations: as in `make_functional`.
+        threads: how many advance the physics; the numbers are the same for all. None: one per
+            usable core where that is faster; 0 or 1: none but the caller's.
         **kwargs: settings of the simulator; a projected id also takes the projection settings of
             `make_functional` (with an integer `projection_seed`, or a sequence of one per
             sub-environment).
@@ -202,13 +205,13 @@ def make_host(
             "use gla.envs.make_functional or gymnasium.make_vec",
         )
     from gla.envs.checks import check_count
-    from gla.envs.host import HostVectorEnv
     from gla.envs.host_wrappers import HostProjected
+    from gla.envs.threaded import host_vector_env
 
     projection, settings = split_projection(kwargs) if spec.projected else ({}, kwargs)
     tasks = _host_tasks(spec, check_count("num_envs", num_envs), task_seeds, task_keys)
     factories = [functools.partial(_build, spec, {**settings, **task}) for task in tasks]
-    env = _augment(HostVectorEnv(factories), augmentations)
+    env = _augment(host_vector_env(factories, threads), augmentations)
     if not spec.projected:
         return env
     seeds = projection.pop("projection_seed")
