@@ -6,14 +6,16 @@ import jax
 import pytest
 
 from gla.benchmarks import throughput
-from gla.benchmarks.throughput import (
+from gla.benchmarks.throughput import find
+from gla.benchmarks.throughput_envs import scan_program
+from gla.benchmarks.timing import (
     Comparison,
     Goal,
+    Measured,
+    Outcome,
     Program,
     ThroughputConfig,
-    find,
     measure,
-    scan_program,
 )
 from gla.envs import registry
 from gla.envs.wrappers import random_action
@@ -111,9 +113,47 @@ def test_goals_are_judged(machine, goal, seconds, met, text):
     peer, ours = machine.program("peer", [1.0]), machine.program("ours", [seconds], work=work)
     if goal.kind != "rate":
         peer = peer._replace(work=10)
-    _, timing = machine.measure([peer, ours])
-    assert goal.met(timing) is met
-    assert text in goal.text(timing, "steps")
+    other, timing = machine.measure([peer, ours])
+    assert goal.met(timing, other) is met
+    assert text in goal.text(timing, other, "steps")
+
+
+def test_goals_may_name_another_program_and_count_cpu_time(machine):
+    # By wall clock ours takes half as long as b, on four threads; a is the peer.
+    a, b = machine.program("a", [3.0, 8.0]), machine.program("b", [6.0, 2.0])
+    ours = machine.program("ours", [9.0, 1.0], threads=4.0)
+    goals = (
+        Goal("ours", "speed", 1.2, "b"),
+        Goal("ours", "speed", 1.2, "b", "cpu"),
+        Goal("ours", "speed", 1.2, clock="cpu"),
+        Goal("ours", "overhead", 0.5, "b", "cpu"),
+        Goal("ours", "rate", 2.5, clock="cpu"),
+        Goal("ours", "first call", 1.0, "b"),
+        Goal("ours", "speed", 1.0, "not there"),
+        Goal("not there", "speed", 1.0),
+    )
+    timings = machine.measure([a, b, ours])
+    outcome = Outcome(Comparison("c", "?", lambda _: [], goals=goals), timings)
+    assert [goal.text(timing, other, "steps") for goal, timing, other in outcome.goals()] == [
+        "ours: 2 times as fast as b (goal: at least 1.2, met)",
+        "ours: 0.5 times as fast as b by CPU time (goal: at least 1.2, missed)",
+        "ours: 2 times as fast by CPU time (goal: at least 1.2, met)",
+        "ours: 100.0% more time than b by CPU time (goal: at most 50% more, missed)",
+        "ours: 2.5 steps per CPU-second (goal: at least 2.5, met)",
+        "ours: the first call takes 1.5 times as long as b's (goal: at most 1, missed)",
+    ]
+
+
+def test_a_program_with_clocks_of_its_own_is_believed(machine):
+    def call():
+        machine.now += 100.0  # on our clock
+        return Measured(0.5, 1.5)
+
+    peer, timing = machine.measure([machine.program("peer", [1.0]), Program("far", call, 10)])
+    assert timing.first_call == 0.5
+    assert timing.wall == pytest.approx([0.05] * 5) and timing.cpu == pytest.approx([0.15] * 5)
+    assert timing.speed.median == pytest.approx(2.0)
+    assert timing.cpu_speed.median == pytest.approx(2 / 3) and peer.rate == pytest.approx(10.0)
 
 
 def test_bad_programs_and_settings_are_refused(machine):
@@ -126,6 +166,8 @@ def test_bad_programs_and_settings_are_refused(machine):
         ThroughputConfig(rounds=4)
     with pytest.raises(GlaError, match="seconds is 0"):
         ThroughputConfig(seconds=0.0)
+    with pytest.raises(GlaError, match="updates is 0"):
+        ThroughputConfig(updates=0)
 
 
 def test_unknown_comparisons_suggest_near_ones():
@@ -145,10 +187,13 @@ def test_every_goal_speaks_of_a_known_environment_and_every_comparison_asks_some
 def two(monkeypatch, machine):
     """A table of two comparisons: one of made-up programs, one that cannot be built."""
 
-    def broken():
+    def broken(bench):
+        bench.notes.append("it has been tried")
         raise GlaError("brax is not installed", mend="pip install brax")
 
-    def programs():
+    def programs(bench):
+        bench.stack.callback(machine.diary.append, "closed")
+        bench.notes.append("made up")
         return [machine.program("peer", [0.5]), machine.program("ours", [0.25])]
 
     goals = (Goal("ours", "speed", 1.5),)
@@ -164,7 +209,7 @@ def two(monkeypatch, machine):
     )
 
 
-def test_tables_and_json_say_what_was_measured(two, tmp_path, capsys):
+def test_tables_and_json_say_what_was_measured(two, machine, tmp_path, capsys):
     report = throughput.main((), ThroughputConfig(rounds=5, seconds=1.0, out=tmp_path / "new"))
     printed = capsys.readouterr()
     text = (tmp_path / "new" / "throughput.md").read_text()
@@ -174,6 +219,7 @@ def test_tables_and_json_say_what_was_measured(two, tmp_path, capsys):
     assert "| peer | 20 | 20 | 1 [1, 1] | 1 [1, 1] | 0.5 s |" in text
     assert "| ours | 40 | 40 | 2 [2, 2] | 2 [2, 2] | 0.2 s |" in text
     assert "- ours: 2 times as fast (goal: at least 1.5, met)" in text
+    assert "\n- made up\n\n| program" in text and machine.diary[-1] == "closed"
     assert "Skipped: brax is not installed; pip install brax." in text
     saved = json.loads((tmp_path / "new" / "throughput.json").read_text())
     assert saved["schema"] == "gla-throughput" and saved["rounds"] == 5
@@ -182,8 +228,12 @@ def test_tables_and_json_say_what_was_measured(two, tmp_path, capsys):
     assert [p["name"] for p in made_up["programs"]] == ["peer", "ours"]
     assert len(made_up["programs"][1]["wall"]) == 5
     assert made_up["goals"] == [
-        {"program": "ours", "kind": "speed", "bound": 1.5, "value": 2.0, "met": True}
+        {
+            **{"program": "ours", "kind": "speed", "bound": 1.5, "than": "", "clock": "wall"},
+            **{"value": 2.0, "met": True},
+        }
     ]
+    assert made_up["notes"] == ["made up"] and broken["notes"] == ["it has been tried"]
     assert broken["skipped"].startswith("brax") and broken["programs"] == broken["goals"] == []
     assert json.loads(json.dumps(throughput.to_json(report))) == saved
 
