@@ -283,7 +283,8 @@ def advantages(
         now = delta_t + carry_t * later
         return now, now
 
-    _, result = jax.lax.scan(backward, jnp.zeros_like(delta[0]), (delta, carry_on), reverse=True)
+    start = jnp.zeros_like(delta[0])
+    _, result = jax.lax.scan(backward, start, (delta, carry_on), reverse=True, unroll=8)
     return result
 
 
@@ -365,7 +366,9 @@ def scale_rewards(
         return jnp.where(done, 0.0, running), running
 
     done = rollout.terminated | rollout.truncated
-    running, returns = jax.lax.scan(forward, state.running_return, (rollout.reward, done))
+    running, returns = jax.lax.scan(
+        forward, state.running_return, (rollout.reward, done), unroll=8
+    )
     moments = merge_moments(state.return_moments, jnp.ravel(returns))
     scaled = jnp.clip(rollout.reward * jax.lax.rsqrt(moments.variance + 1e-8), -10.0, 10.0)
     return state._replace(return_moments=moments, running_return=running), scaled
@@ -411,7 +414,7 @@ def update(
         return (optax.apply_updates(networks, updates), optimizer_state), None
 
     def epoch(carry, epoch_key):
-        order = jax.random.permutation(epoch_key, size)
+        order = _shuffled(epoch_key, size)
         return jax.lax.scan(minibatch, carry, jnp.reshape(order, (config.minibatches, -1)))
 
     carry = ((state.policy, state.critic), state.optimizer)
@@ -426,6 +429,21 @@ def update(
         optimizer=optimizer_state,
         observation_moments=moments,
     )
+
+
+def _shuffled(key: jax.Array, size: int) -> jax.Array:
+    """Return the numbers below `size` in random order, i32[size].
+
+    One sort of random words that carry a row's number in their lowest bits: a fifth of the time of
+    `jax.random.permutation`, which sorts pairs, and several times. Rows whose random bits are equal
+    keep their order; with 16 of these bits or more that is rare.
+    """
+    bits = max(1, (size - 1).bit_length())
+    if bits > 16:
+        return jax.random.permutation(key, size)
+    mask = jnp.uint32((1 << bits) - 1)
+    words = jax.random.bits(key, (size,), jnp.uint32) & ~mask
+    return (jnp.sort(words | jnp.arange(size, dtype=jnp.uint32)) & mask).astype(jnp.int32)
 
 
 class Training(NamedTuple):

@@ -20,6 +20,10 @@ from gla.envs.base import Environment, Params, State, Timestep, observation_size
 from gla.envs.wrappers import Augmented, AugmentedState, Autoreset, TimeLimit
 
 
+# Rows that are reset at a time.
+GROUP = 8
+
+
 def step_batch(
     env: Environment,
     keys: jax.Array | Callable[[], jax.Array],
@@ -33,8 +37,9 @@ def step_batch(
     Keys and whole numbers are the same to the bit. Real numbers may differ in their last bit, since
     XLA rounds products and sums by how it fuses them, and the two programs are fused differently.
 
-    Resets are computed, for the whole batch, only in steps in which some episode ended. Under an
-    outer `jax.vmap` JAX computes both branches and selects: still right, but nothing is saved.
+    Resets are computed only in steps in which some episode ended, a few rows at a time, as many as
+    ended. Under an outer `jax.vmap` JAX does so until the last of all batches is done, and selects:
+    still right, but less is saved.
 
     Args:
         env: the environment, with its time limit. An outermost `Autoreset` changes nothing.
@@ -78,22 +83,43 @@ def _step(
     old = jax.tree.map(lambda leaf: _as(leaf, leaf.dtype), (states, ts.observation))
     seen = show(old[1])
 
-    def restart(key, ended, old, task):
-        fresh = env.reset(key, task)
-        return jax.tree.map(
-            lambda new, kept: jnp.where(ended, _as(new, kept.dtype), kept), fresh, old
-        )
+    count, group = done.shape[0], min(GROUP, done.shape[0])
 
     def restart_ended(old, seen):
         del seen
         # Keys are made again in here: those that only resets use cost nothing in other steps.
-        states, observation = batched(restart)(split(1), done, old, params)
+        reset_keys = split(1)
+        rows = jnp.nonzero(done, size=-(-count // group) * group, fill_value=count)[0]
+
+        def restart(carry):
+            start, old = carry
+            chosen = jax.lax.dynamic_slice(rows, (start,), (group,))
+            there = jnp.minimum(chosen, count - 1)  # of those past the end nothing is kept
+            fresh = jax.vmap(env.reset, in_axes=(0, axes))(
+                reset_keys[there], _take(params, axes, there)
+            )
+            return start + group, jax.tree.map(
+                lambda new, kept: kept.at[chosen].set(_as(new, kept.dtype), mode="drop"), fresh, old
+            )
+
+        ended = jnp.sum(done)
+        _, new = jax.lax.while_loop(lambda carry: carry[0] < ended, restart, (0, old))
+        states, observation = new
         return states, show(observation)
 
     states, observation = jax.lax.cond(
         jnp.any(done), restart_ended, lambda old, seen: (old[0], seen), old, seen
     )
     return states, ts._replace(observation=observation, final_observation=seen)
+
+
+def _take(params: Params, axes: Any, rows: jax.Array) -> Params:
+    """Return the params of some rows; what rows share stays as it is."""
+
+    def take(axis, part):
+        return part if axis is None else jax.tree.map(lambda leaf: leaf[rows], part)
+
+    return jax.tree.map(take, axes, params, is_leaf=lambda axis: axis is None)
 
 
 def _step_augmented(
