@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -164,8 +165,12 @@ class PPOMaker:
         self.config = config
         self._env = registry.make_functional(spec.id)
         self._meta = make_meta(config, self._env, self._env.horizon)
-        self._begin = jax.jit(lambda tasks: map_runs(self._begin_one, tasks))
+        # Run once per block: it is not worth optimising.
+        self._begin = jax.jit(
+            lambda tasks: map_runs(self._begin_one, tasks), compiler_options=_quickly()
+        )
         self._advance = jax.jit(self._advance_all, static_argnums=3, donate_argnums=2)
+        self._programs: dict[int, Any] = {}  # by number of updates
         label_one = functools.partial(label, discrete=self._meta.discrete)
         self._label = jax.jit(lambda policy, seen: map_runs(label_one, policy, seen))
 
@@ -198,19 +203,30 @@ class PPOMaker:
 
         return map_runs(one, tasks, fixed, training)
 
+    def _compile(self, tasks: jax.Array, like: Any, lengths: set[int]) -> None:
+        """Compile the program for parts of so many updates, where that is not done yet."""
+        for updates in lengths - self._programs.keys():
+            self._programs[updates] = self._advance.lower(tasks, *like, updates).compile()
+
     def parts(
         self, runs: range, first: int = 0, state: Mapping[str, np.ndarray] | None = None
     ) -> Iterator[Part]:
         """Make a block of runs; see `gla.histories.HistoryMaker`."""
         # A short last block is filled up, so that only one program is compiled.
         size = padded(min(self.config.block, self.config.runs))
-        tasks = jnp.minimum(jnp.arange(size) + runs.start, runs.stop - 1)
-        fixed, training = self._begin(tasks)
+        tasks = jnp.asarray(np.minimum(np.arange(size) + runs.start, runs.stop - 1))
+        like = jax.eval_shape(self._begin, tasks)
+        lengths = {len(self._meta.updates_of(part)) for part in range(first, self._meta.parts)}
+        with ThreadPoolExecutor(1) as aside:
+            # The large program is compiled while the small one is.
+            compiled = aside.submit(self._compile, tasks, like, lengths)
+            fixed, training = self._begin(tasks)
+            compiled.result()
         if state is not None:
             training = from_arrays(training, state)
         for part in range(first, self._meta.parts):
             updates = len(self._meta.updates_of(part))
-            training, made = self._advance(tasks, fixed, training, updates)
+            training, made = self._programs[updates](tasks, fixed, training)
             if part == 0:
                 made |= fixed["statistics"]._asdict()
                 if self._meta.hyperparameters:
@@ -226,7 +242,7 @@ class PPOMaker:
     ) -> dict[str, np.ndarray]:
         """Label states with the distribution of each run's last policy."""
         size = padded(min(self.config.block, self.config.runs))
-        tasks = jnp.minimum(jnp.arange(size) + runs.start, runs.stop - 1)
+        tasks = jnp.asarray(np.minimum(np.arange(size) + runs.start, runs.stop - 1))
         like = jax.eval_shape(self._begin, tasks)[1]
         policy = from_arrays(like, state).learner.policy
         seen = observation.reshape(len(runs), -1, observation.shape[-1])
@@ -239,6 +255,13 @@ class PPOMaker:
 
 
 _Fixed = dict[str, Any]  # of a run: its params, settings and normalisation
+
+
+def _quickly() -> dict[str, Any]:
+    """Return options by which XLA compiles sooner what then runs slower."""
+    if jax.default_backend() != "cpu":
+        return {}
+    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def label(

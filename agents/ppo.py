@@ -166,12 +166,17 @@ def policy_shape(env: Any, config: PPOConfig) -> pol.PolicyShape:
 
 
 def make_optimizer(config: PPOConfig, hyper: Hyper) -> optax.GradientTransformation:
-    """Adam with gradient clipping and an optional linear decay to zero."""
+    """Adam with gradient clipping and an optional linear decay to zero.
+
+    On all weights as one vector: a dozen small programs less to compile and to run.
+    """
     steps = config.num_updates * config.epochs * config.minibatches
     rate: Any = hyper.learning_rate
     if config.anneal:
         rate = optax.linear_schedule(rate, 0.0, steps)
-    return optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate, eps=1e-5))
+    return optax.flatten(
+        optax.chain(optax.clip_by_global_norm(hyper.max_grad_norm), optax.adam(rate, eps=1e-5))
+    )
 
 
 def init(
@@ -366,9 +371,7 @@ def scale_rewards(
         return jnp.where(done, 0.0, running), running
 
     done = rollout.terminated | rollout.truncated
-    running, returns = jax.lax.scan(
-        forward, state.running_return, (rollout.reward, done), unroll=8
-    )
+    running, returns = jax.lax.scan(forward, state.running_return, (rollout.reward, done), unroll=8)
     moments = merge_moments(state.return_moments, jnp.ravel(returns))
     scaled = jnp.clip(rollout.reward * jax.lax.rsqrt(moments.variance + 1e-8), -10.0, 10.0)
     return state._replace(return_moments=moments, running_return=running), scaled

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gla.benchmarks import throughput_envs, throughput_ppo
+from gla.benchmarks import throughput_envs, throughput_histories, throughput_ppo
 from gla.benchmarks.timing import (
     Bench,
     Comparison,
@@ -35,7 +35,11 @@ VERSION = 1
 
 COMPARISONS: dict[str, Comparison] = {
     comparison.name: comparison
-    for comparison in (*throughput_envs.COMPARISONS, *throughput_ppo.COMPARISONS)
+    for comparison in (
+        *throughput_envs.COMPARISONS,
+        *throughput_ppo.COMPARISONS,
+        *throughput_histories.COMPARISONS,
+    )
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gla.benchmarks.timing import Comparison, Goal, Program
+from gla.benchmarks.timing import Bench, Comparison, Goal, Program
 
 
 def scan_program(
@@ -104,6 +104,7 @@ def vector_program(name: str, envs: Any, actions: Any) -> Program:
 PLAIN, PROJECTED, OWN = "plain", "projected", "projected, each its own"
 ENVS = 256
 FAMILY_ENVS = 1024
+HOST_ENVS = 16
 
 
 def projection_programs(environment: str, steps: int) -> list[Program]:
@@ -174,6 +175,30 @@ def family_programs(environment: str, steps: int) -> list[Program]:
     ]
 
 
+def host_programs(bench: Bench, environment: str, steps: int = 50) -> list[Program]:
+    """Make the programs that step a host simulator one after the other and in threads."""
+    import numpy as np
+
+    from gla.envs import registry
+
+    programs = []
+    for name, threads in (("one after the other", 1), ("in threads", None)):
+        envs = registry.make_host(environment, HOST_ENVS, threads=threads)
+        bench.stack.callback(envs.close)
+        shape = (steps, HOST_ENVS, *(envs.single_action_space.shape or ()))
+        actions = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+        programs.append(vector_program(name, envs, actions))
+    return programs
+
+
+def _host(name: str, environment: str) -> Comparison:
+    return Comparison(
+        f"host-{name}",
+        f"How fast are {HOST_ENVS} of {environment}, a host simulator, in threads?",
+        lambda bench: host_programs(bench, environment),
+    )
+
+
 def _projection(name: str, environment: str, steps: int, bound: float) -> Comparison:
     return Comparison(
         f"projection-{name}",
@@ -203,6 +228,8 @@ COMPARISONS: tuple[Comparison, ...] = (
         lambda _: vector_programs(),
         goals=(Goal("gla", "speed", 20.0),),
     ),
+    _host("halfcheetah", "gla/HalfCheetah-v0"),
+    _host("ant", "gla/Ant-v0"),
     _family("linear", "gla/RandomLinear-v0"),
     _family("tabular", "gla/RandomTabular-v0"),
 )

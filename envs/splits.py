@@ -82,7 +82,7 @@ SPLITS = Splits()
 
 
 def task_key(
-    split: Split, seed: int, index: int | jax.Array = 0, splits: Splits = SPLITS
+    split: Split, seed: int | jax.Array, index: int | jax.Array = 0, splits: Splits = SPLITS
 ) -> jax.Array:
     """Return the key of task `index` of a split.
 
@@ -92,7 +92,7 @@ def task_key(
 
     Args:
         split: `train`, `validation` or `test`.
-        seed: seed of the set of tasks.
+        seed: seed of the set of tasks; may be traced.
         index: number of the task; may be traced.
         splits: the ranges.
 

@@ -19,7 +19,6 @@ import numpy as np
 from gla.envs.base import Environment, Params, State, Timestep, observation_size
 from gla.envs.wrappers import Augmented, AugmentedState, Autoreset, TimeLimit
 
-
 # Rows that are reset at a time.
 GROUP = 8
 

@@ -70,9 +70,7 @@ def _shapes(shape: PolicyShape) -> dict[str, tuple[int, ...]]:
     }
 
 
-def init(
-    key: jax.Array, shape: PolicyShape, log_std: float | jax.Array = -0.5
-) -> PolicyParams:
+def init(key: jax.Array, shape: PolicyShape, log_std: float | jax.Array = -0.5) -> PolicyParams:
     """Draw a policy that starts close to a zero-mean Gaussian (or uniform categorical)."""
     keys = jax.random.split(key, 3)
     orthogonal = jax.nn.initializers.orthogonal

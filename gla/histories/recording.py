@@ -135,7 +135,8 @@ def record_block(
     """
     meta, runs = store.meta, store.meta.block_runs(block)
     found = store.load_progress(block)
-    first, state = (found[0] + 1, found[1]) if found else (0, {})
+    first = found[0] + 1 if found else 0
+    state: Mapping[str, np.ndarray] = found[1] if found else {}
     steps = len(runs) * meta.parallel_envs * meta.steps
     if bar is not None and first:
         bar.advance(steps * meta.updates_of(first - 1).stop)

@@ -351,7 +351,8 @@ class HistoryStore:
     def save_progress(self, block: int, part: int, state: Mapping[str, np.ndarray]) -> None:
         """Keep where a block's maker stands after a part, in place of what was kept before."""
         content = io.BytesIO()
-        np.savez(content, **{name: np.asarray(value) for name, value in state.items()})
+        arrays: dict[str, Any] = {name: np.asarray(value) for name, value in state.items()}
+        np.savez(content, **arrays)
         before = self.place.keys(_progress_key(block))
         self.place.write(_progress_key(block, part), content.getvalue())
         for key in before:
@@ -403,12 +404,41 @@ class HistoryStore:
         parts = [self._read_rows(name, span) for span in spans]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
+    def stream(self, names: Iterable[str] | None = None) -> Iterator[dict[str, np.ndarray]]:
+        """Read block after block, the next one while this one is used; memory holds two.
+
+        Args:
+            names: arrays to read, all by default.
+
+        Yields:
+            The arrays of each complete block in order, as `read` gives them.
+
+        Raises:
+            GlaError: as `read`.
+        """
+        names = list(array_shapes(self.meta)) if names is None else list(names)
+        blocks = [self.meta.block_runs(block) for block in self.complete_blocks()]
+
+        def begin(runs: range) -> dict[str, Any]:
+            rows = {name: self._array(name)[self._rows(name, runs)] for name in names}
+            return {name: array.read(order="C") for name, array in rows.items()}
+
+        ahead = begin(blocks[0]) if blocks else {}
+        for number in range(len(blocks)):
+            reading = ahead
+            ahead = begin(blocks[number + 1]) if number + 1 < len(blocks) else {}
+            yield {name: self._result(name, future) for name, future in reading.items()}
+
     def _read_rows(self, name: str, runs: range, updates: range | None = None) -> np.ndarray:
         array = self._array(name)[self._rows(name, runs)]
         if updates is not None:
             array = array[:, updates.start : updates.stop]
+        return self._result(name, array.read(order="C"))
+
+    def _result(self, name: str, future: Any) -> np.ndarray:
+        """Wait for an array that is being read."""
         try:
-            value = array.read(order="C").result()
+            value = future.result()
         except (ValueError, OSError, RuntimeError) as error:
             raise GlaError(
                 f"array {name!r} of the histories in {self.place} is damaged ({first_line(error)})",
