@@ -19,7 +19,12 @@ SCHEMA = "gla-checkpoint"
 VERSION = 1
 
 
-def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
+def prepare(
+    folder: Path,
+    description: dict[str, Any],
+    fresh: bool = False,
+    training_defaults: dict[str, Any] | None = None,
+):
     """Create a checkpoint folder, or accept one that was made with the same description.
 
     Args:
@@ -27,6 +32,7 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
         description: JSON-like settings. `packages` and the paths of the histories may differ, so
             that folders can be moved; everything else must agree.
         fresh: delete the folder first, if it is a checkpoint folder.
+        training_defaults: of settings that a description written by an older version lacks.
 
     Raises:
         GlaError: if something else is there.
@@ -43,6 +49,8 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
         old = describe(folder)
         for part in ("training", "interface", "sources", "histories"):
             theirs, ours = (_without_paths(one.get(part)) for one in (old, content))
+            if part == "training":
+                theirs = _filled(theirs, training_defaults)
             if theirs != ours:
                 raise GlaError(
                     f"the checkpoints in {folder} were trained with other settings: "
@@ -56,6 +64,14 @@ def prepare(folder: Path, description: dict[str, Any], fresh: bool = False):
 def _without_paths(part: Any) -> Any:
     """Leave out where the histories lie; what they are is compared instead."""
     return {k: v for k, v in part.items() if k != "histories"} if isinstance(part, dict) else part
+
+
+def _filled(part: Any, defaults: Any) -> Any:
+    """Add what a description lacks, at any depth."""
+    if not isinstance(part, dict) or not isinstance(defaults, dict):
+        return part
+    known = {key: _filled(value, defaults.get(key)) for key, value in part.items()}
+    return {**{k: v for k, v in defaults.items() if k != "histories"}, **known}
 
 
 def _difference(old: Any, new: Any, name: str) -> str:

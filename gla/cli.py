@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import shutil
 import sys
 import textwrap
@@ -73,23 +74,44 @@ def _quickstart(arguments: Sequence[str]):
 def _collect(arguments: Sequence[str]):
     import tyro
 
-    from gla.agents.collect import CollectConfig, collect
+    from gla.agents.backends import use_all_cores
+    from gla.agents.fan_out import RayConfig, record_over_ray
+    from gla.agents.makers import BUILT_IN, load_maker
+    from gla.histories import record
+
+    method, rest = "ppo", list(arguments)
+    if rest and (rest[0] in BUILT_IN or re.fullmatch(r"[\w.]+:[A-Za-z_]\w*", rest[0])):
+        method = rest.pop(0)
+    entry = load_maker(method)
+    settings = entry.config
 
     def command(
         out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
-        config: Annotated[CollectConfig, tyro.conf.arg(name="")],
+        config: Annotated[settings, tyro.conf.arg(name="")],  # type: ignore[valid-type]
+        ray: RayConfig,
         fresh: bool = False,
     ):
-        """Collect learning histories with PPO; run again to go on where it stopped.
+        if ray.workers:
+            print(record_over_ray(method, config, out, ray, fresh).describe())
+            return
+        use_all_cores()
+        print(record(entry.make(config), out, fresh).describe())
+
+    ways = "\n\n".join(f"        {name}: {what}." for name, (what, _, _) in BUILT_IN.items())
+    command.__doc__ = f"""Collect learning histories; run again to go on where it stopped.
+
+        `gla collect [HOW] OUT`, where HOW is how they are made, PPO if it is left out, or
+        module:factory of a maker of your own. (A folder of such a name is ./NAME.)
+
+{ways}
 
         Args:
-            out: folder of the history store.
+            out: folder of the history store, or a URL such as s3://bucket/histories.
             config: what to collect.
+            ray: spread over processes or machines with Ray.
             fresh: delete the store in that folder first.
         """
-        print(collect(config, out, fresh).describe())
-
-    _parse(command, arguments, "collect")
+    _parse(command, rest, f"collect {method}" if rest != list(arguments) else "collect")
 
 
 def _meta_train(arguments: Sequence[str]):
@@ -332,6 +354,9 @@ def _histories(arguments: Sequence[str]) -> int:
     import tyro
 
     from gla.histories import HistoryStore
+    from gla.histories.importing import ImportConfig
+
+    flag = tyro.conf.FlagCreatePairsOff
 
     def describe(
         path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
@@ -362,7 +387,103 @@ def _histories(arguments: Sequence[str]) -> int:
         print(f"{path}: {sound} of {store.meta.blocks} blocks complete and sound")
         return 1 if problems else 0
 
-    return _pick({"describe": describe, "verify": verify}, arguments, "histories")
+    def merge(
+        paths: Annotated[
+            tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="FOLDER... OUT")
+        ],
+        fresh: Annotated[bool, flag] = False,
+    ) -> int:
+        """Copy the runs of several complete stores of equal sizes into a new one.
+
+        Args:
+            paths: folders of the stores, and last that of the new one.
+            fresh: delete a store that is there first.
+        """
+        from gla.histories.merging import merge as merge_stores
+
+        if len(paths) < 3:
+            raise GlaError(
+                f"{len(paths)} folder{'s' * (len(paths) != 1)} to merge",
+                "gla histories merge FOLDER FOLDER... OUT",
+            )
+        print(merge_stores(paths[:-1], paths[-1], fresh).describe())
+        return 0
+
+    def plot(
+        path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+        file: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FILE")],
+    ) -> int:
+        """Draw returns over updates, and the scores of streams.
+
+        Args:
+            path: folder of the store.
+            file: picture to write, .png or .svg.
+        """
+        from gla.histories.plotting import plot as plot_store
+
+        print(f"picture: {plot_store(HistoryStore.open(path), file)}")
+        return 0
+
+    def export(
+        path: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="FOLDER")],
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
+        format: Annotated[str, tyro.conf.arg(metavar="{npz,hdf5,minari}")] = "",
+        fresh: Annotated[bool, flag] = False,
+    ) -> int:
+        """Write a store for others to read: npz, HDF5 in D4RL's layout, Minari.
+
+        Args:
+            path: folder of the store.
+            out: name.npz, name.hdf5, or for Minari a new folder such as linear-v0, or
+                minari:linear-v0.
+            format: by default what the name says.
+            fresh: replace an earlier export.
+        """
+        from gla.histories.exporting import export as export_store
+
+        written = export_store(HistoryStore.open(path), out, format or None, fresh)
+        print(f"exported: {written}")
+        return 0
+
+    def import_(
+        paths: Annotated[
+            tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SOURCE... OUT")
+        ],
+        config: Annotated[ImportConfig, tyro.conf.arg(name="")],
+        fresh: Annotated[bool, flag] = False,
+    ) -> int:
+        """Make a store of files that were collected elsewhere, or exported.
+
+        Args:
+            paths: .npz or .hdf5 files, folders of Minari data sets or minari:NAME, in order; and
+                last the folder of the store.
+            config: how to cut the steps.
+            fresh: delete a store that is there first.
+        """
+        from gla.histories import record
+        from gla.histories.importing import make_importer
+
+        if len(paths) < 2:
+            raise GlaError("import lacks a source or a destination", "SOURCE... OUT")
+        maker = make_importer(paths[:-1], config)
+        print(record(maker, paths[-1], fresh).describe())
+        if maker.left_over:
+            print(f"  left out: {maker.left_over:,} steps at the end, which fill no update")
+        return 0
+
+    commands: dict[str, Callable[..., int]] = {
+        "describe": describe,
+        "verify": verify,
+        "plot": plot,
+        "merge": merge,
+        "export": export,
+        "import": import_,
+    }
+    if arguments and arguments[0] in ("-h", "--help"):
+        for name, command in commands.items():
+            print(f"gla histories {name:<9} {(command.__doc__ or '').partition(chr(10))[0]}")
+        return 0
+    return _pick(commands, arguments, "histories")
 
 
 def _references(arguments: Sequence[str]):
@@ -434,7 +555,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "meta-test": (_meta_test, "an agent x an environment -> lifetimes -> results file"),
     "leaderboard": (_leaderboard, "results files -> a static site"),
     "envs": (_envs, "list, show and check the registered environments"),
-    "histories": (_histories, "describe or verify a history store"),
+    "histories": (_histories, "describe, verify, plot, merge, export or import histories"),
     "throughput": (_throughput, "how fast environments step, beside a peer"),
     "references": (_references, "measure null and expert scores of an environment"),
 }

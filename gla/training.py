@@ -8,6 +8,7 @@ seed and i alone, so a resumed run repeats an uninterrupted one bit for bit on t
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 import time
@@ -296,7 +297,8 @@ def meta_train(
         "histories": sources.metas,
         "packages": package_versions(),
     }
-    checkpoints.prepare(folder, description, fresh)
+    defaults = json.loads(json.dumps(dataclasses.asdict(MetaTrainConfig())))
+    checkpoints.prepare(folder, description, fresh, defaults)
     state = init_state(config, interface)
     state = checkpoints.restore_latest(folder, state, default=state)
     start = int(state.step)

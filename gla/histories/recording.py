@@ -222,5 +222,5 @@ def check_finite(
             f"{meta.environment} gave {'an' if array[0] in 'ao' else 'a'} {array} that is not "
             f"finite in run {first_run + run}, update {first_update + update}, step {step}",
             "finite numbers",
-            "bound the environment, or lower PPO's learning rate if only the policy diverged",
+            "bound the environment, or lower the learning rate if only the policy diverged",
         )

@@ -47,8 +47,8 @@ from gla.histories.schema import (
 from gla.histories.scores import Scores, episode_return, score_streams
 
 _REPAIR = (
-    "run `gla histories verify --repair` and then `gla collect` again, which collects only the "
-    "damaged blocks"
+    "run `gla histories verify --repair` and then the command that made the store, which makes only "
+    "the damaged blocks again"
 )
 
 
@@ -383,8 +383,18 @@ class HistoryStore:
 
     # Reading
 
-    def read(self, name: str, runs: Iterable[int] | range | None = None) -> np.ndarray:
+    def read(
+        self,
+        name: str,
+        runs: Iterable[int] | range | None = None,
+        updates: range | None = None,
+    ) -> np.ndarray:
         """Read one array for a contiguous range of complete runs (default: all that are).
+
+        Args:
+            name: of the array.
+            runs: which runs, or all for none.
+            updates: which updates of an array that has them, or all for none.
 
         Real numbers stored as `bfloat16` or `float16` come back as float32.
 
@@ -399,9 +409,9 @@ class HistoryStore:
         if not spans:
             raise GlaError(
                 f"the histories in {self.place} hold no complete block yet",
-                mend="run `gla collect` again to go on",
+                mend="run the command that made it again, which goes on",
             )
-        parts = [self._read_rows(name, span) for span in spans]
+        parts = [self._read_rows(name, span, updates) for span in spans]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def stream(self, names: Iterable[str] | None = None) -> Iterator[dict[str, np.ndarray]]:
@@ -491,15 +501,17 @@ class HistoryStore:
 
         Args:
             repair: forget damaged blocks, so that the next collection makes them again.
+
+        Raises:
+            GlaError: with `repair`, if somebody is writing to the store, or it cannot be written.
         """
-        problems = []
-        for block in self.complete_blocks():
-            problem = self._damage(block)
-            if problem is not None:
-                problems.append(problem)
-                if repair:
+        with self.writing() if repair else contextlib.nullcontext():
+            found = {block: self._damage(block) for block in self.complete_blocks()}
+            problems = {block: problem for block, problem in found.items() if problem is not None}
+            if repair:
+                for block in problems:
                     self._forget_block(block)
-        return problems
+        return list(problems.values())
 
     def _forget_block(self, block: int) -> None:
         self.place.delete(_block_key(block))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gla import policy as pol
-from gla import sampling
+from gla import sampling, training
 from gla.errors import GlaError
 from gla.histories import STREAM_ARRAYS, HistoryMeta, HistoryStore, array_shapes
 from gla.projection import ProjectionConfig
@@ -304,6 +304,193 @@ def test_with_no_lead_the_target_is_the_recorded_distribution(stored):
         np.testing.assert_allclose(one.target.mean, recorded, atol=1e-4)
 
 
+# Histories without policies
+
+# One config serves them all, so that they compile once per kind of action.
+PLAIN = dataclasses.replace(CONFIG, lead=(0, 7))
+WIDE = ProjectionConfig(observation_dim=3, action_dim=K + 3, kind="identity")
+
+
+def bare_store(path, arrays=(), discrete=False):
+    """A store whose maker kept no policies; observations say where they come from."""
+    meta = HistoryMeta(
+        environment="gla/Made-v0", observation_size=3, action_size=K, discrete=discrete,
+        horizon=STEPS, runs=RUNS, streams_per_run=2, updates=UPDATES, steps=STEPS, parallel_envs=2,
+        hidden=0, split="train", seed=0, block=RUNS, settings={}, packages={}, method="expert",
+        arrays=arrays,
+    )  # fmt: skip
+    rng = np.random.default_rng(3)
+    made = {}
+    for name, (shape, dtype) in array_shapes(meta).items():
+        made[name] = rng.normal(size=shape).astype(dtype)
+    made["observation"] = grid()
+    made["observation_mean"], made["observation_std"] = np.zeros((RUNS, 3)), np.ones((RUNS, 3))
+    made["reward_scale"] = np.ones(RUNS)
+    if discrete:
+        made["action"] = rng.integers(0, K, (STREAMS, UPDATES, STEPS))
+    store = HistoryStore.create_or_resume(path, meta)
+    store.write_block(0, made)
+    return store, made
+
+
+@functools.cache
+def _program(discrete):
+    del discrete  # one program for each
+    return jax.jit(jax.vmap(lambda k, h: sampling.sample_sequence(k, h, PLAIN, WIDE), (0, None)))
+
+
+def draw_bare(store, discrete=False):
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    tokens, target = jax.tree.map(np.asarray, _program(discrete)(keys, sampling.from_store(store)))
+    return np.rint(tokens[..., :3] * 10).astype(int), tokens, target
+
+
+def pick(array, places):
+    return np.asarray(array)[tuple(np.moveaxis(places, -1, 0))]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "mean", "log_std"),
+    [
+        (("target",), "target", "target_log_std"),
+        (("target", "distribution"), "target", "target_log_std"),
+        (("distribution", "value"), "distribution", "log_std"),
+        ((), "action", None),
+    ],
+)
+def test_the_target_without_policies_is_the_best_there_is(tmp_path, arrays, mean, log_std):
+    store, made = bare_store(tmp_path / "s", arrays)
+    places, tokens, target = draw_bare(store)
+    np.testing.assert_allclose(target.mean[..., :K], pick(made[mean], places), atol=1e-6)
+    np.testing.assert_array_equal(target.mean[..., K:], 0.0)
+    run, update = places[..., 0] // 2, places[..., 1]
+    low, high = pol.LOG_STD_RANGE
+
+    def expected(name):
+        if name is None:
+            return np.full((*run.shape, K), low)
+        value = made[name][run] if name == "target_log_std" else made[name][run, update]
+        return np.clip(value, low, high)
+
+    np.testing.assert_allclose(target.log_std, expected(log_std), atol=1e-6)
+    # The null space is filled as widely as what acted was spread, where that is known.
+    acted = expected("log_std" if "distribution" in arrays else log_std)
+    noise = tokens[:, 1:, 3 + K : 6 + K] / np.exp(acted.mean(-1))[:, :-1, None]
+    assert np.std(noise) == pytest.approx(1.0, abs=0.05)
+    shown = previous(pick(made["action"], places))
+    np.testing.assert_allclose(tokens[..., 3 : 3 + K], shown, atol=1e-6)
+
+
+@pytest.mark.parametrize("arrays", [("target",), ("distribution",), ()])
+def test_discrete_targets_without_policies(tmp_path, arrays):
+    store, made = bare_store(tmp_path / "s", arrays, discrete=True)
+    places, _, target = draw_bare(store, discrete=True)
+    p = np.exp(target)  # slots 0 1 0 1 0
+    p = np.stack([p[..., ::2].sum(-1), p[..., 1::2].sum(-1)], -1)
+    if arrays:
+        expected = scipy.special.softmax(pick(made[arrays[0]], places), -1)
+    else:
+        expected = np.where(np.eye(K)[pick(made["action"], places)] > 0, 0.99, 0.01)
+    np.testing.assert_allclose(p, expected, atol=1e-5)
+
+
+def test_a_lead_is_without_meaning_where_there_are_no_policies(tmp_path):
+    store, _ = bare_store(tmp_path / "s", ("distribution",))
+    read, key = sampling.from_store(store), jax.random.key(1)
+    one, other = (
+        sampling.sample_sequence(key, read, dataclasses.replace(PLAIN, lead=lead), WIDE)
+        for lead in ((0, 0), (50, 50))
+    )
+    np.testing.assert_array_equal(one.target.mean, other.target.mean)
+
+
+# Drawing the better streams
+
+
+def scored(score):
+    score = np.asarray(score, np.float32)
+    best = np.argsort(-score, kind="stable").astype(np.int32)
+    data = histories()
+    if len(score) != STREAMS:
+        data = data._replace(reward=jnp.zeros((len(score), UPDATES, STEPS)))
+    return data._replace(score=jnp.asarray(score), best=jnp.asarray(best))
+
+
+def frequencies(data, config, count=20_000):
+    draw = jax.jit(jax.vmap(lambda key: sampling._draw_stream(key, data, config)))
+    streams = np.asarray(draw(jax.random.split(jax.random.key(5), count)))
+    return np.bincount(streams, minlength=len(data.score)) / count
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"score_power": 1.0}, [0.2, 0.0, 0.5, 0.3]),
+        ({"score_power": 2.0}, np.array([4, 0, 25, 9]) / 38),
+        ({"keep": 0.5}, [0.0, 0.0, 0.5, 0.5]),
+        ({"keep": 0.01}, [0.0, 0.0, 1.0, 0.0]),
+        ({"score_power": 1.0, "keep": 0.5}, [0.0, 0.0, 5 / 8, 3 / 8]),
+        ({"score_power": 0.0, "keep": 1.0}, [0.25] * 4),
+    ],
+)
+def test_streams_are_drawn_by_their_scores(settings, expected):
+    found = frequencies(scored([0.2, 0.0, 0.5, 0.3]), dataclasses.replace(CONFIG, **settings))
+    # Over 20,000 draws the standard deviation of a share is at most 0.0036.
+    np.testing.assert_allclose(found, expected, atol=0.015)
+    assert (found[np.asarray(expected) == 0] == 0).all(), "never, not seldom"
+
+
+def test_many_streams_of_score_zero_are_never_drawn():
+    score = np.random.default_rng(0).random(3000)
+    score[::3] = 0
+    found = frequencies(scored(score), dataclasses.replace(CONFIG, score_power=0.3))
+    assert (found[::3] == 0).all() and (found > 0).sum() > 1900
+
+
+def test_sequences_come_from_the_better_streams():
+    config = dataclasses.replace(CONFIG, score_power=1.0, keep=0.5)
+    data = scored([0.0, 0.4, 0.0, 0.1])
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    tokens, _ = jax.jit(
+        jax.vmap(lambda key, h: sampling.sample_sequence(key, h, config, IDENTITY), (0, None))
+    )(keys, data)
+    assert set(np.rint(np.asarray(tokens)[:, 0, 0] * 10)) == {1, 3}
+
+
+def test_without_weights_scores_change_nothing(near):
+    keys = jax.random.split(jax.random.key(0), COUNT)
+    tokens, _ = jax.jit(
+        jax.vmap(lambda key, h: sampling.sample_sequence(key, h, CONFIG, IDENTITY), (0, None))
+    )(keys, scored([0.2, 0.0, 0.5, 0.3]))
+    np.testing.assert_array_equal(tokens, near[1])
+
+
+def test_a_stores_scores_are_read(stored, tmp_path):
+    store, _ = bare_store(tmp_path / "s")
+    read = sampling.from_store(store)
+    np.testing.assert_array_equal(read.score, store.scores().score)
+    assert sorted(read.best.tolist()) == list(range(STREAMS))
+    assert (np.diff(np.asarray(read.score)[read.best]) <= 0).all()
+    assert stored[0].score.shape == (STREAMS,), "with policies too"
+
+
+def test_settings_from_before_there_were_scores_can_be_read():
+    old = dataclasses.asdict(training.MetaTrainConfig(sampling=CONFIG))
+    del old["sampling"]["score_power"], old["sampling"]["keep"]
+    assert training.config_from_json(old).sampling == CONFIG
+
+
+def test_scores_that_choose_nothing_are_refused():
+    weighted = dataclasses.replace(CONFIG, score_power=1.0)
+    sampling.check(weighted, scored([0, 0, 0.1, 0]), "made")
+    sampling.check(CONFIG, scored([0, 0, 0, 0]), "made")
+    for config in (weighted, dataclasses.replace(CONFIG, keep=0.5)):
+        with pytest.raises(GlaError, match="histories of made improved: all their scores are 0"):
+            sampling.check(config, scored([0, 0, 0, 0]), "made")
+    with pytest.raises(GlaError, match="made have no scores"):
+        sampling.check(weighted, histories(), "made")
+
+
 # Sharing out a batch
 
 
@@ -353,6 +540,12 @@ def test_weights_must_be_above_zero(weights):
         {"gap": (-1, 2)},
         {"lead": (5, 4)},
         {"jitter": -1},
+        {"score_power": -0.5},
+        {"score_power": float("inf")},
+        {"score_power": float("nan")},
+        {"keep": 0.0},
+        {"keep": 1.5},
+        {"keep": float("nan")},
     ],
 )
 def test_a_config_out_of_range_is_refused(settings):

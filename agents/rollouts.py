@@ -1,0 +1,474 @@
+"""What the makers of histories that are not PPO have in common: rolling out, recording, resuming.
+
+`RolloutMaker` lets parallel environments of one task be acted in for as many updates as asked for,
+cut wherever a store wants it cut. Who acts, and what is learned from it, is up to its subclasses:
+`gla.agents.distillation` and `gla.agents.tabular_learning`.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from gla.agents.backends import map_runs, padded
+from gla.envs import registry
+from gla.envs.base import (
+    Environment,
+    Params,
+    State,
+    Timestep,
+    action_size,
+    is_discrete,
+    observation_size,
+)
+from gla.envs.splits import RunKeys, Split, run_keys, step_key, task_key
+from gla.envs.vectorized import step_batch, strong_types
+from gla.envs.wrappers import Autoreset, Normalized, TimeLimit
+from gla.errors import GlaError
+from gla.histories import STREAM_ARRAYS, HistoryMeta, Part, Storage, episode_return
+from gla.normalization import Statistics
+from gla.packages import package_versions
+from gla.trees import from_arrays, to_arrays
+
+Shape = Literal["linear", "cosine", "power"]
+Rows = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A number that goes from `start` to `end` over a history, in every step anew.
+
+    At the share x of the history it is start f(x) + end (1 - f(x)), with f(x) = 1 - x (`linear`),
+    (1 + cos(pi x)) / 2 (`cosine`) or (1 - x)^power (`power`), so exactly `start` in the first step
+    and exactly `end` in the last.
+
+    Attributes:
+        start: the value in the first step.
+        end: the value in the last step.
+        shape: how it gets there.
+        power: exponent of the shape `power`, above 0; above 1 most of the way is gone early.
+        hold: share of the history, at its end, that is spent at `end`, in [0, 1).
+
+    Raises:
+        GlaError: if a value is out of its range.
+    """
+
+    start: float = 1.0
+    end: float = 0.0
+    shape: Shape = "linear"
+    power: float = 2.0
+    hold: float = 0.0
+
+    def __post_init__(self):
+        for name in ("start", "end"):
+            if not math.isfinite(getattr(self, name)):
+                raise GlaError(f"schedule {name} is {getattr(self, name)}", "a finite number")
+        if self.shape not in get_args(Shape):
+            raise GlaError(f"schedule shape is {self.shape!r}", "linear, cosine or power")
+        if not 0 < self.power < math.inf:
+            raise GlaError(f"schedule power is {self.power}", "a number above 0")
+        if not 0 <= self.hold < 1:
+            raise GlaError(f"schedule hold is {self.hold}", "a share in [0, 1)")
+
+    def check(self, name: str, low: float, high: float) -> None:
+        """Raise a `GlaError` that names the setting unless both ends lie in [low, high]."""
+        for end in ("start", "end"):
+            if not low <= getattr(self, end) <= high:
+                raise GlaError(f"{name} {end} is {getattr(self, end)}", f"from {low} to {high}")
+
+    def at(self, share: jax.Array) -> jax.Array:
+        """Return the value f32[...] at a share f32[...] of the history, in [0, 1]."""
+        left = jnp.maximum(1.0 - share / (1.0 - self.hold), 0.0)
+        if self.shape == "cosine":
+            left = 0.5 - 0.5 * jnp.cos(jnp.pi * left)
+        elif self.shape == "power":
+            left = left**self.power
+        return self.start * left + self.end * (1.0 - left)
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """What all such histories have in common.
+
+    Attributes:
+        streams_per_run: recorded environments per run.
+        updates: updates per run.
+        steps: steps of one environment per update.
+        block: runs that are made as one; on an accelerator all of them at the same time.
+        chunk: updates that are made, written and resumed as one; 0 for all of a run.
+        window: steps of the random-policy window that gives a task's normalisation.
+        storage: type of observations, actions and distributions on disk: float32, float16
+            (relative error 2^-11) or bfloat16 (2^-8).
+
+    Raises:
+        GlaError: if a value is out of its range.
+    """
+
+    streams_per_run: int = 1
+    updates: int = 60
+    steps: int = 50
+    block: int = 16
+    chunk: int = 0
+    window: int = 200
+    storage: Storage = "float32"
+
+    def __post_init__(self):
+        self._check_counts("streams_per_run", "updates", "steps", "block", "window")
+        if self.chunk < 0:
+            raise GlaError(f"chunk is {self.chunk}", "a number of updates, or 0 for all")
+
+    def _check_counts(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise GlaError(f"{name} is {getattr(self, name)}", "a whole number >= 1")
+
+
+def check_seed(seed: int) -> None:
+    """Raise a `GlaError` unless `seed` lies in 0..2^31-1."""
+    if not 0 <= seed < 2**31:
+        raise GlaError(f"seed is {seed}", "a whole number from 0 to 2^31 - 1")
+
+
+def plain_environment(id: str, method: str) -> Environment:
+    """Build the functional environment that histories are recorded on.
+
+    Args:
+        id: of a plain environment.
+        method: who asks, for messages.
+
+    Raises:
+        GlaError: if there is none of that id, or it is projected, or a host simulator.
+    """
+    spec = registry.find(id)
+    if spec.kind != "functional":
+        raise GlaError(
+            f"{method} cannot record {spec.full_id}, a host simulator",
+            "a functional environment",
+            "`gla envs list` shows the kind of each",
+        )
+    if spec.projected:
+        raise GlaError(
+            f"{method} cannot record {spec.full_id}",
+            f"the plain {spec.id}",
+            "histories are projected when they are sampled",
+        )
+    return registry.make_functional(spec.id)
+
+
+def make_meta(
+    config: RolloutConfig,
+    env: Environment,
+    method: str,
+    environment: str,
+    runs: int,
+    split: str,
+    seed: int,
+    parallel_envs: int,
+    **replaced: Any,
+) -> HistoryMeta:
+    """Describe the store that a configuration fills.
+
+    Args:
+        config: settings; those that `HistoryMeta` has fields for are not repeated in its settings.
+        env: the bare environment.
+        method: the maker's name.
+        environment: id.
+        runs: number of runs.
+        split: of the tasks.
+        seed: of the tasks.
+        parallel_envs: of a run, recorded or not.
+        **replaced: settings that are recorded otherwise than `config` has them.
+    """
+    fields = {field.name for field in dataclasses.fields(HistoryMeta)}
+    settings = {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in fields
+    }
+    return HistoryMeta(
+        environment=registry.find(environment).id,
+        observation_size=observation_size(env),
+        action_size=action_size(env),
+        discrete=is_discrete(env.action_space),
+        horizon=int(env.horizon or config.steps),
+        runs=runs,
+        streams_per_run=config.streams_per_run,
+        updates=config.updates,
+        steps=config.steps,
+        parallel_envs=parallel_envs,
+        hidden=0,  # no policies are recorded
+        split=split,
+        seed=seed,
+        block=config.block,
+        settings=settings | replaced,
+        packages=package_versions(),
+        method=method,
+        chunk=config.chunk,
+        arrays=("distribution", "target"),
+        storage=config.storage,
+    )
+
+
+class Fixed(NamedTuple):
+    """What stays the same throughout a run.
+
+    Attributes:
+        params: the task.
+        statistics: its normalisation window.
+        own: what the maker prepared for this run.
+    """
+
+    params: Params
+    statistics: Statistics
+    own: Any
+
+
+class Rolling(NamedTuple):
+    """A run under way, from which it can be continued.
+
+    Attributes:
+        memory: whatever the maker carries from step to step, such as a Q table.
+        env_state: states of the parallel environments, each leaf [N, ...].
+        observation: f32[N, n], to be acted on next.
+        update: i32[], updates done.
+    """
+
+    memory: Any
+    env_state: State
+    observation: jax.Array
+    update: jax.Array
+
+
+class RolloutMaker(abc.ABC):
+    """Makes histories by acting in parallel environments of each run's task.
+
+    Everything random is drawn from the keys of the run (`run_keys`) and the number of the update,
+    so that a run does not depend on the block that it is in, nor on how it is cut into parts. Runs
+    of a block are mapped as `gla.agents.backends` says.
+
+    Subclasses say what is prepared for a run (`prepare`, `start`), drawn for an update (`draw`),
+    done (`act`), learned (`learn`) and added to the record (`complete`).
+
+    Args:
+        env: the bare environment.
+        meta: what the store is to hold.
+        window: steps of the normalisation window.
+    """
+
+    # Whether the state of the last part is needed for `targets`.
+    keeps_last_state = False
+
+    def __init__(self, env: Environment, meta: HistoryMeta, window: int):
+        self._env, self._meta, self._window = env, meta, window
+        self._world = Autoreset(TimeLimit(env, meta.horizon))
+        self._begin = jax.jit(lambda tasks, given: map_runs(self._begin_one, tasks, given))
+        self._advance = jax.jit(self._advance_all, static_argnums=3)
+
+    @property
+    def meta(self) -> HistoryMeta:
+        """What the store is to hold."""
+        return self._meta
+
+    # What subclasses say
+
+    def given(self, runs: range) -> Any:
+        """Return what is read from disk for a block of runs: a tree of arrays [runs, ...]."""
+        del runs
+        return ()
+
+    def prepare(self, keys: RunKeys, params: Params, given: Any) -> Any:
+        """Return what stays the same throughout a run, as a tree of arrays.
+
+        Args:
+            keys: of the run.
+            params: its task.
+            given: this run's part of `given`.
+        """
+        del keys, params, given
+        return ()
+
+    def start(self, keys: RunKeys, fixed: Fixed) -> Any:
+        """Return what is carried from step to step, as it is before the first."""
+        del keys, fixed
+        return ()
+
+    @abc.abstractmethod
+    def draw(self, key: jax.Array) -> Any:
+        """Draw all randomness of the behaviour in one update: a tree of arrays [T, ...]."""
+
+    @abc.abstractmethod
+    def act(
+        self,
+        fixed: Fixed,
+        memory: Any,
+        step: jax.Array,
+        noise: Any,
+        env_state: State,
+        observation: jax.Array,
+    ) -> tuple[Any, jax.Array, Rows]:
+        """Act for one step in N parallel environments.
+
+        Args:
+            fixed: of the run.
+            memory: what is carried.
+            step: i32[], steps of the history so far, 0 .. updates * steps - 1.
+            noise: of this step, from `draw`.
+            env_state: each leaf [N, ...], with a `TimeLimitState` outside.
+            observation: f32[N, n].
+
+        Returns:
+            The memory, the actions f32[N, k] or i32[N], and rows [N, ...] to be recorded, with
+            `distribution` among them unless `complete` adds it.
+        """
+
+    def learn(
+        self,
+        fixed: Fixed,
+        memory: Any,
+        step: jax.Array,
+        env_state: State,
+        action: jax.Array,
+        ts: Timestep,
+    ) -> Any:
+        """Return the memory after a step: `env_state` and `action` led to `ts`, leaves [N, ...]."""
+        del fixed, step, env_state, action, ts
+        return memory
+
+    @abc.abstractmethod
+    def complete(self, fixed: Fixed, update: jax.Array, rows: Rows) -> tuple[Rows, jax.Array]:
+        """Add to the record of one update what can be computed for all its steps at once.
+
+        Args:
+            fixed: of the run.
+            update: i32[], its number.
+            rows: [T, N, ...].
+
+        Returns:
+            The rows that are recorded, and `log_std` f32[k].
+        """
+
+    def target_log_std(self, fixed: Fixed) -> jax.Array:
+        """Return the target's log standard deviation f32[k]; zeros for discrete actions."""
+        del fixed
+        return jnp.zeros(self._meta.action_size)
+
+    # What is done with it
+
+    def share(self, step: jax.Array) -> jax.Array:
+        """Return the share f32[...] of the history that lies before a step: 0 first, 1 last."""
+        return step / jnp.float32(max(self._meta.updates * self._meta.steps - 1, 1))
+
+    def _keys(self, task: jax.Array) -> RunKeys:
+        return run_keys(task_key(cast(Split, self._meta.split), self._meta.seed, task))
+
+    def _step_keys(self, keys: RunKeys, step: jax.Array | int) -> jax.Array:
+        envs = jnp.arange(self._meta.parallel_envs)
+        return jax.vmap(lambda env: step_key(keys.environment, step, env))(envs)
+
+    def _begin_one(self, task: jax.Array, given: Any) -> tuple[Fixed, Rolling]:
+        """Draw task number `task` (i32[]) and what acts in it."""
+        keys = self._keys(task)
+        params = self._env.sample_params(keys.task)
+        statistics = Normalized(self._env, self._window).measure(keys.window, params).statistics
+        fixed = Fixed(params, statistics, self.prepare(keys, params, given))
+        state, observation = jax.vmap(self._world.reset, (0, None))(
+            self._step_keys(keys, -1), params
+        )
+        rolling = Rolling(self.start(keys, fixed), state, observation, jnp.int32(0))
+        return fixed, strong_types(rolling)
+
+    def _advance_all(self, tasks: jax.Array, fixed: Fixed, rolling: Rolling, updates: int):
+        return map_runs(
+            functools.partial(self._advance_one, updates=updates), tasks, fixed, rolling
+        )
+
+    def _advance_one(
+        self, task: jax.Array, fixed: Fixed, rolling: Rolling, updates: int
+    ) -> tuple[Rolling, Rows]:
+        """Go on with a run; its record is [streams, updates, ...] or [updates, ...]."""
+        meta, keys = self._meta, self._keys(task)
+        _, run_key = jax.random.split(keys.agent)
+
+        def interact(carry, inputs):
+            memory, env_state, observation = carry
+            noise, step = inputs
+            memory, action, rows = self.act(fixed, memory, step, noise, env_state, observation)
+            after, ts = step_batch(
+                self._world, lambda: self._step_keys(keys, step), env_state, action,
+                fixed.params, None,
+            )  # fmt: skip
+            memory = self.learn(fixed, memory, step, env_state, action, ts)
+            rows = rows | {
+                "observation": observation,
+                "action": action,
+                "reward": ts.reward,
+                "terminated": ts.terminated,
+                "truncated": ts.truncated,
+            }
+            return strong_types((memory, after, ts.observation)), rows
+
+        def one_update(rolling: Rolling, _):
+            steps = rolling.update * meta.steps + jnp.arange(meta.steps)
+            noise = self.draw(jax.random.fold_in(run_key, rolling.update))
+            carry, rows = jax.lax.scan(interact, rolling[:3], (noise, steps))
+            mean_return = episode_return(
+                rows["reward"], rows["terminated"], float(meta.horizon), (0, 1)
+            )
+            rows, log_std = self.complete(fixed, rolling.update, rows)
+            record = {
+                name: jnp.swapaxes(value[:, : meta.streams_per_run], 0, 1)
+                for name, value in rows.items()
+            }
+            record |= {"log_std": log_std, "mean_return": mean_return}
+            return strong_types(Rolling(*carry, rolling.update + 1)), record
+
+        rolling, record = jax.lax.scan(one_update, rolling, None, length=updates)
+        return rolling, {
+            name: jnp.swapaxes(value, 0, 1) if name in STREAM_ARRAYS else value
+            for name, value in record.items()
+        }
+
+    def _tasks(self, runs: range) -> jax.Array:
+        """Return the numbers of a block's tasks, a short block filled up: one program serves all.
+
+        The last run is made again in the empty places.
+        """
+        size = padded(min(self._meta.block, self._meta.runs))
+        return jnp.minimum(jnp.arange(size) + runs.start, runs.stop - 1)
+
+    def parts(
+        self, runs: range, first: int = 0, state: Mapping[str, np.ndarray] | None = None
+    ) -> Iterator[Part]:
+        """Make a block of runs; see `gla.histories.HistoryMaker`."""
+        tasks = self._tasks(runs)
+        given = jax.tree.map(lambda x: fill(x, len(tasks)), self.given(runs))
+        fixed, rolling = self._begin(tasks, given)
+        if state is not None:
+            rolling = from_arrays(rolling, state)
+        for number in range(first, self._meta.parts):
+            updates = len(self._meta.updates_of(number))
+            rolling, made = self._advance(tasks, fixed, rolling, updates)
+            if number == 0:
+                made |= fixed.statistics._asdict()
+                if "target" in made:
+                    made["target_log_std"] = jax.vmap(self.target_log_std)(fixed)
+            arrays = {name: np.asarray(value)[: len(runs)] for name, value in made.items()}
+            merged = {
+                name: value.reshape(-1, *value.shape[2:]) if name in STREAM_ARRAYS else value
+                for name, value in arrays.items()
+            }
+            last = number == self._meta.parts - 1
+            # The state is only read again after a kill, or for the targets.
+            yield Part(merged, to_arrays(rolling) if not last or self.keeps_last_state else {})
+
+
+def fill(array: np.ndarray, size: int) -> np.ndarray:
+    """Repeat the last row of an array until it has `size` rows."""
+    return np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)])
