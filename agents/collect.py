@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,25 +16,23 @@ import numpy as np
 
 from gla import policy as pol
 from gla.agents import ppo
-from gla.agents.backends import map_runs, padded
+from gla.agents.backends import map_runs
+from gla.agents.blocks import BlockMaker, fill, without_emitters
 from gla.agents.hyper import HyperRanges, draw_hyper
 from gla.envs import registry
 from gla.envs.base import action_size, is_discrete, observation_size
-from gla.envs.splits import RunKeys, Split, run_keys, task_key
+from gla.envs.splits import Split
 from gla.envs.table import EnvironmentSpec
-from gla.envs.wrappers import Autoreset, Normalized, TimeLimit
+from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, random_action
 from gla.errors import GlaError
 from gla.histories import (
-    STREAM_ARRAYS,
     HistoryMaker,
     HistoryMeta,
     HistoryStore,
-    Part,
     Storage,
     record,
 )
 from gla.packages import package_versions
-from gla.trees import from_arrays, to_arrays
 
 
 @dataclass(frozen=True)
@@ -141,11 +139,8 @@ def plain_spec(id: str) -> EnvironmentSpec:
     return spec
 
 
-class PPOMaker:
-    """Makes histories by PPO on a functional environment, compiled once for all blocks.
-
-    Runs of a block go on together: on an accelerator at the same time, on a CPU one after the other
-    on each device (`gla.agents.backends`).
+class PPOMaker(BlockMaker):
+    """Makes histories by PPO on a functional environment.
 
     Args:
         config: what to collect.
@@ -164,89 +159,104 @@ class PPOMaker:
             )
         self.config = config
         self._env = registry.make_functional(spec.id)
-        self._meta = make_meta(config, self._env, self._env.horizon)
-        # Run once per block: it is not worth optimising.
-        self._begin = jax.jit(
-            lambda tasks: map_runs(self._begin_one, tasks), compiler_options=_quickly()
-        )
-        self._advance = jax.jit(self._advance_all, static_argnums=3, donate_argnums=2)
-        self._programs: dict[int, Any] = {}  # by number of updates
+        self._world = Autoreset(TimeLimit(self._env))
+        super().__init__(make_meta(config, self._env, self._env.horizon))
+        self.keeps_last_state = config.targets
         label_one = functools.partial(label, discrete=self._meta.discrete)
         self._label = jax.jit(lambda policy, seen: map_runs(label_one, policy, seen))
+        # For large environments: acting and learning are compiled apart, each in its own way.
+        self._play = jax.jit(
+            lambda *block: map_runs(self._play_one, *block),
+            donate_argnums=2,
+            compiler_options=without_emitters(),
+        )
+        self._learn = jax.jit(lambda *block: map_runs(self._learn_one, *block), donate_argnums=2)
+        self._halves: tuple[Any, Any] | None = None
 
-    @property
-    def meta(self) -> HistoryMeta:
-        """What the store is to hold."""
-        return self._meta
-
-    def _keys(self, task: jax.Array) -> RunKeys:
-        return run_keys(task_key(self.config.split, self.config.seed, task))
-
-    def _begin_one(self, task: jax.Array) -> tuple[_Fixed, ppo.Training]:
+    def begin_one(self, task: jax.Array, given: Any) -> tuple[_Fixed, ppo.Training]:
         """Draw task number `task` (i32[]), measure its window and draw a learner."""
-        keys, config = self._keys(task), self.config
+        del given
+        keys, config = self.keys(task), self.config
         params = self._env.sample_params(keys.task)
         statistics = Normalized(self._env, config.window).measure(keys.window, params).statistics
         hyper = draw_hyper(keys.agent, config.vary, ppo.hyper_of(config.ppo))
-        world = Autoreset(TimeLimit(self._env))
         fixed = {"params": params, "hyper": hyper, "statistics": statistics}
-        return fixed, ppo.begin(keys, world, params, config.ppo, hyper)
+        return fixed, ppo.begin(keys, self._world, params, config.ppo, hyper)
 
-    def _advance_all(self, tasks: jax.Array, fixed: _Fixed, training: ppo.Training, updates: int):
-        world, config = Autoreset(TimeLimit(self._env)), self.config
+    def advance_one(
+        self, task: jax.Array, fixed: _Fixed, state: ppo.Training, updates: int
+    ) -> tuple[ppo.Training, dict[str, jax.Array]]:
+        """Go on with a run for some updates."""
+        return ppo.advance(
+            self.keys(task), self._world, fixed["params"], self.config.ppo, state, updates,
+            self.config.streams_per_run, fixed["hyper"],
+        )  # fmt: skip
 
-        def one(task, fixed, training):
-            return ppo.advance(
-                self._keys(task), world, fixed["params"], config.ppo, training, updates,
-                config.streams_per_run, fixed["hyper"],
-            )  # fmt: skip
+    def _play_one(self, task, fixed, training):
+        return ppo.play(self.keys(task), self._world, fixed["params"], self.config.ppo, training)
 
-        return map_runs(one, tasks, fixed, training)
+    def _learn_one(self, task, fixed, training, rollout):
+        return ppo.learn(
+            self.keys(task), self._world, self.config.ppo, training, rollout,
+            self.config.streams_per_run, fixed["hyper"],
+        )  # fmt: skip
 
-    def _compile(self, tasks: jax.Array, like: Any, lengths: set[int]) -> None:
-        """Compile the program for parts of so many updates, where that is not done yet."""
-        for updates in lengths - self._programs.keys():
-            self._programs[updates] = self._advance.lower(tasks, *like, updates).compile()
+    def _is_large(self, fixed: _Fixed, training: ppo.Training) -> bool:
+        """Return whether the environment's step is a large program, as Brax's are."""
 
-    def parts(
-        self, runs: range, first: int = 0, state: Mapping[str, np.ndarray] | None = None
-    ) -> Iterator[Part]:
-        """Make a block of runs; see `gla.histories.HistoryMaker`."""
-        # A short last block is filled up, so that only one program is compiled.
-        size = padded(min(self.config.block, self.config.runs))
-        tasks = jnp.asarray(np.minimum(np.arange(size) + runs.start, runs.stop - 1))
-        like = jax.eval_shape(self._begin, tasks)
-        lengths = {len(self._meta.updates_of(part)) for part in range(first, self._meta.parts)}
+        def one(tree: Any, axes: int) -> Any:
+            return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[axes:], x.dtype), tree)
+
+        params, state = one(fixed["params"], 1), one(training.env_state, 2)
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        action = jax.eval_shape(lambda: random_action(jax.random.key(0), self._env.action_space))
+        program = jax.make_jaxpr(self._world.step)(key, state, action, params)
+        return str(program).count("\n") > LARGE
+
+    def compile(self, tasks: jax.Array, fixed: Any, state: Any, lengths: set[int]) -> None:
+        """Compile the whole of an update, or of large environments on a CPU its two halves."""
+        if self._halves is not None:
+            return
+        if jax.default_backend() != "cpu" or self._programs or not self._is_large(fixed, state):
+            super().compile(tasks, fixed, state, lengths)
+            return
+        after, rollout = jax.eval_shape(self._play, tasks, fixed, state)
         with ThreadPoolExecutor(1) as aside:
-            # The large program is compiled while the small one is.
-            compiled = aside.submit(self._compile, tasks, like, lengths)
-            fixed, training = self._begin(tasks)
-            compiled.result()
-        if state is not None:
-            training = from_arrays(training, state)
-        for part in range(first, self._meta.parts):
-            updates = len(self._meta.updates_of(part))
-            training, made = self._programs[updates](tasks, fixed, training)
-            if part == 0:
-                made |= fixed["statistics"]._asdict()
-                if self._meta.hyperparameters:
-                    made["hyperparameters"] = jnp.stack(fixed["hyper"], -1)
-            arrays = {name: np.asarray(value)[: len(runs)] for name, value in made.items()}
-            last = part == self._meta.parts - 1
-            # The state is only read again after a kill, or for the targets.
-            kept = to_arrays(training) if not last or self.config.targets else {}
-            yield Part(as_streams(arrays), kept)
+            play = aside.submit(self._play.lower(tasks, fixed, state).compile)
+            learn = self._learn.lower(tasks, fixed, after, rollout).compile()
+            self._halves = play.result(), learn
+
+    def advance(
+        self, tasks: jax.Array, fixed: Any, state: Any, updates: int
+    ) -> tuple[Any, dict[str, Any]]:
+        """Go on with the runs of a block, update by update where acting is compiled apart."""
+        if self._halves is None:
+            return super().advance(tasks, fixed, state, updates)
+        play, learn = self._halves
+        made = []
+        for _ in range(updates):
+            state, rollout = play(tasks, fixed, state)
+            state, one = learn(tasks, fixed, state, rollout)
+            made.append(one)
+        return state, {
+            name: np.stack([np.asarray(one[name]) for one in made], 2 if name in ppo.STREAMS else 1)
+            for name in made[0]
+        }
+
+    def once(self, fixed: _Fixed) -> dict[str, jax.Array]:
+        """Return the normalisation of the tasks, and settings that differ."""
+        arrays = fixed["statistics"]._asdict()
+        if self._meta.hyperparameters:
+            arrays["hyperparameters"] = jnp.stack(fixed["hyper"], -1)
+        return arrays
 
     def targets(
         self, runs: range, state: Mapping[str, np.ndarray], observation: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Label states with the distribution of each run's last policy."""
-        size = padded(min(self.config.block, self.config.runs))
-        tasks = jnp.asarray(np.minimum(np.arange(size) + runs.start, runs.stop - 1))
-        like = jax.eval_shape(self._begin, tasks)[1]
-        policy = from_arrays(like, state).learner.policy
-        seen = observation.reshape(len(runs), -1, observation.shape[-1])
-        seen = np.concatenate([seen, np.repeat(seen[-1:], size - len(runs), 0)])
+        policy = self.state_of(runs, state).learner.policy
+        size = len(policy.mean)
+        seen = fill(observation.reshape(len(runs), -1, observation.shape[-1]), size)
         target, log_std = jax.tree.map(np.asarray, self._label(policy, seen))
         return {
             "target": target[: len(runs)].reshape(*observation.shape[:-1], -1),
@@ -254,14 +264,10 @@ class PPOMaker:
         }
 
 
+# Lines of the program of a step (jaxpr): of Brax thousands, of gymnax and the families a hundred.
+LARGE = 1500
+
 _Fixed = dict[str, Any]  # of a run: its params, settings and normalisation
-
-
-def _quickly() -> dict[str, Any]:
-    """Return options by which XLA compiles sooner what then runs slower."""
-    if jax.default_backend() != "cpu":
-        return {}
-    return {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 
 
 def label(
@@ -271,14 +277,6 @@ def label(
     if discrete:
         return pol.output(policy, observation), policy.log_std
     return pol.gaussian(policy, observation)
-
-
-def as_streams(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Merge the run and stream axes [runs, streams, ...] of arrays over streams."""
-    return {
-        name: value.reshape(-1, *value.shape[2:]) if name in STREAM_ARRAYS else value
-        for name, value in arrays.items()
-    }
 
 
 def make_maker(config: CollectConfig) -> HistoryMaker:

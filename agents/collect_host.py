@@ -11,7 +11,8 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from gla.agents import ppo
-from gla.agents.collect import CollectConfig, as_streams, label, make_meta, plain_spec
+from gla.agents.blocks import as_streams
+from gla.agents.collect import CollectConfig, label, make_meta, plain_spec
 from gla.agents.hyper import draw_hyper
 from gla.agents.ppo_host import (
     HostTraining,

@@ -460,7 +460,7 @@ class MixedQualityMaker(_DistilledMaker):
 
     def _choose_one(self, task: jax.Array) -> jax.Array:
         """Draw which versions a run has, i32[3 V + 1]."""
-        key, last = self._own_keys(self._keys(task))[0], self.experts.meta.updates - 1
+        key, last = self._own_keys(self.keys(task))[0], self.experts.meta.updates - 1
         config = self.config
         draws = jnp.sort(jax.random.uniform(key, (3, config.versions)), -1)
         low, high = jnp.array([config.early, config.middle, config.late]).T[..., None]

@@ -480,15 +480,18 @@ def _step_keys(keys: RunKeys, step: jax.Array | int, envs: int) -> jax.Array:
     return jax.vmap(lambda env: step_key(keys.environment, step, env))(jnp.arange(envs))
 
 
-def _play(
-    key: jax.Array,
-    keys: RunKeys,
-    env: Environment,
-    params: Any,
-    config: PPOConfig,
-    training: Training,
+def _update_keys(keys: RunKeys, update: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Return the keys of acting and learning, of the run and the update's number alone."""
+    _, run_key = jax.random.split(keys.agent)
+    act_key, learn_key = jax.random.split(jax.random.fold_in(run_key, update))
+    return act_key, learn_key
+
+
+def play(
+    keys: RunKeys, env: Environment, params: Any, config: PPOConfig, training: Training
 ) -> tuple[Training, Rollout]:
-    """Let the policy act for one rollout."""
+    """Let the policy act for one rollout; arguments as in `advance`."""
+    key, _ = _update_keys(keys, training.update)
     learner, discrete = training.learner, is_discrete(env.action_space)
     steps = training.update * config.num_steps + jnp.arange(config.num_steps)
     shape = (config.num_steps, config.num_envs, action_size(env))
@@ -532,6 +535,30 @@ def _play(
     return training._replace(env_state=env_state, observation=observation), rollout
 
 
+def learn(
+    keys: RunKeys,
+    env: Environment,
+    config: PPOConfig,
+    training: Training,
+    rollout: Rollout,
+    record_envs: int,
+    hyper: Hyper | None = None,
+) -> tuple[Training, dict[str, jax.Array]]:
+    """Learn from the rollout of `play`; the record is that of `advance` for this update alone."""
+    discrete = is_discrete(env.action_space)
+    _, key = _update_keys(keys, training.update)
+    horizon = float(env.horizon or config.num_steps)
+    learner = training.learner
+    record = {name: jnp.swapaxes(getattr(rollout, name)[:, :record_envs], 0, 1) for name in STREAMS}
+    record["log_std"] = pol.bounded_log_std(learner.policy)
+    record["policy"] = pol.flatten(learner.policy)
+    record["mean_return"] = episode_return(rollout.reward, rollout.terminated, horizon, (0, 1))
+    record["reward_deviation"] = jnp.sqrt(learner.return_moments.variance + 1e-8)
+    learner = update(key, learner, rollout, config, discrete, hyper)
+    training = training._replace(learner=learner, update=training.update + 1)
+    return strong_types(training), record
+
+
 def advance(
     keys: RunKeys,
     env: Environment,
@@ -563,33 +590,18 @@ def advance(
         episode over all environments, `gla.histories.episode_return`), `reward_deviation` f32[U]
         (by which rewards were divided for the value).
     """
-    discrete = is_discrete(env.action_space)
-    _, run_key = jax.random.split(keys.agent)
-    horizon = float(env.horizon or config.num_steps)
 
     def one_update(training: Training, _):
-        # Of the run and the update's number alone, however the updates are cut into calls.
-        act_key, learn_key = jax.random.split(jax.random.fold_in(run_key, training.update))
-        training, rollout = _play(act_key, keys, env, params, config, training)
-        learner = training.learner
-        record = {
-            name: jnp.swapaxes(getattr(rollout, name)[:, :record_envs], 0, 1) for name in _STREAMS
-        }
-        record["log_std"] = pol.bounded_log_std(learner.policy)
-        record["policy"] = pol.flatten(learner.policy)
-        record["mean_return"] = episode_return(rollout.reward, rollout.terminated, horizon, (0, 1))
-        record["reward_deviation"] = jnp.sqrt(learner.return_moments.variance + 1e-8)
-        learner = update(learn_key, learner, rollout, config, discrete, hyper)
-        training = training._replace(learner=learner, update=training.update + 1)
-        return strong_types(training), record
+        training, rollout = play(keys, env, params, config, training)
+        return learn(keys, env, config, training, rollout, record_envs, hyper)
 
     training, record = jax.lax.scan(one_update, training, None, length=updates)
-    for name in _STREAMS:
+    for name in STREAMS:
         record[name] = jnp.swapaxes(record[name], 0, 1)
     return training, record
 
 
-_STREAMS = ("observation", "action", "distribution", "reward", "value", "terminated", "truncated")
+STREAMS = ("observation", "action", "distribution", "reward", "value", "terminated", "truncated")
 
 
 def train(

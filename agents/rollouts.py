@@ -9,17 +9,14 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import math
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from gla.agents.backends import map_runs, padded
+from gla.agents.blocks import BlockMaker
 from gla.envs import registry
 from gla.envs.base import (
     Environment,
@@ -30,14 +27,13 @@ from gla.envs.base import (
     is_discrete,
     observation_size,
 )
-from gla.envs.splits import RunKeys, Split, run_keys, step_key, task_key
+from gla.envs.splits import RunKeys, step_key
 from gla.envs.vectorized import step_batch, strong_types
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit
 from gla.errors import GlaError
-from gla.histories import STREAM_ARRAYS, HistoryMeta, Part, Storage, episode_return
+from gla.histories import STREAM_ARRAYS, HistoryMeta, Storage, episode_return
 from gla.normalization import Statistics
 from gla.packages import package_versions
-from gla.trees import from_arrays, to_arrays
 
 Shape = Literal["linear", "cosine", "power"]
 Rows = dict[str, jax.Array]
@@ -246,12 +242,11 @@ class Rolling(NamedTuple):
     update: jax.Array
 
 
-class RolloutMaker(abc.ABC):
+class RolloutMaker(BlockMaker):
     """Makes histories by acting in parallel environments of each run's task.
 
     Everything random is drawn from the keys of the run (`run_keys`) and the number of the update,
-    so that a run does not depend on the block that it is in, nor on how it is cut into parts. Runs
-    of a block are mapped as `gla.agents.backends` says.
+    so that a run does not depend on the block that it is in, nor on how it is cut into parts.
 
     Subclasses say what is prepared for a run (`prepare`, `start`), drawn for an update (`draw`),
     done (`act`), learned (`learn`) and added to the record (`complete`).
@@ -262,26 +257,12 @@ class RolloutMaker(abc.ABC):
         window: steps of the normalisation window.
     """
 
-    # Whether the state of the last part is needed for `targets`.
-    keeps_last_state = False
-
     def __init__(self, env: Environment, meta: HistoryMeta, window: int):
-        self._env, self._meta, self._window = env, meta, window
+        super().__init__(meta)
+        self._env, self._window = env, window
         self._world = Autoreset(TimeLimit(env, meta.horizon))
-        self._begin = jax.jit(lambda tasks, given: map_runs(self._begin_one, tasks, given))
-        self._advance = jax.jit(self._advance_all, static_argnums=3)
-
-    @property
-    def meta(self) -> HistoryMeta:
-        """What the store is to hold."""
-        return self._meta
 
     # What subclasses say
-
-    def given(self, runs: range) -> Any:
-        """Return what is read from disk for a block of runs: a tree of arrays [runs, ...]."""
-        del runs
-        return ()
 
     def prepare(self, keys: RunKeys, params: Params, given: Any) -> Any:
         """Return what stays the same throughout a run, as a tree of arrays.
@@ -365,16 +346,13 @@ class RolloutMaker(abc.ABC):
         """Return the share f32[...] of the history that lies before a step: 0 first, 1 last."""
         return step / jnp.float32(max(self._meta.updates * self._meta.steps - 1, 1))
 
-    def _keys(self, task: jax.Array) -> RunKeys:
-        return run_keys(task_key(cast(Split, self._meta.split), self._meta.seed, task))
-
     def _step_keys(self, keys: RunKeys, step: jax.Array | int) -> jax.Array:
         envs = jnp.arange(self._meta.parallel_envs)
         return jax.vmap(lambda env: step_key(keys.environment, step, env))(envs)
 
-    def _begin_one(self, task: jax.Array, given: Any) -> tuple[Fixed, Rolling]:
+    def begin_one(self, task: jax.Array, given: Any) -> tuple[Fixed, Rolling]:
         """Draw task number `task` (i32[]) and what acts in it."""
-        keys = self._keys(task)
+        keys = self.keys(task)
         params = self._env.sample_params(keys.task)
         statistics = Normalized(self._env, self._window).measure(keys.window, params).statistics
         fixed = Fixed(params, statistics, self.prepare(keys, params, given))
@@ -384,16 +362,11 @@ class RolloutMaker(abc.ABC):
         rolling = Rolling(self.start(keys, fixed), state, observation, jnp.int32(0))
         return fixed, strong_types(rolling)
 
-    def _advance_all(self, tasks: jax.Array, fixed: Fixed, rolling: Rolling, updates: int):
-        return map_runs(
-            functools.partial(self._advance_one, updates=updates), tasks, fixed, rolling
-        )
-
-    def _advance_one(
-        self, task: jax.Array, fixed: Fixed, rolling: Rolling, updates: int
+    def advance_one(
+        self, task: jax.Array, fixed: Fixed, state: Rolling, updates: int
     ) -> tuple[Rolling, Rows]:
         """Go on with a run; its record is [streams, updates, ...] or [updates, ...]."""
-        meta, keys = self._meta, self._keys(task)
+        meta, keys = self._meta, self.keys(task)
         _, run_key = jax.random.split(keys.agent)
 
         def interact(carry, inputs):
@@ -429,46 +402,15 @@ class RolloutMaker(abc.ABC):
             record |= {"log_std": log_std, "mean_return": mean_return}
             return strong_types(Rolling(*carry, rolling.update + 1)), record
 
-        rolling, record = jax.lax.scan(one_update, rolling, None, length=updates)
+        rolling, record = jax.lax.scan(one_update, state, None, length=updates)
         return rolling, {
             name: jnp.swapaxes(value, 0, 1) if name in STREAM_ARRAYS else value
             for name, value in record.items()
         }
 
-    def _tasks(self, runs: range) -> jax.Array:
-        """Return the numbers of a block's tasks, a short block filled up: one program serves all.
-
-        The last run is made again in the empty places.
-        """
-        size = padded(min(self._meta.block, self._meta.runs))
-        return jnp.minimum(jnp.arange(size) + runs.start, runs.stop - 1)
-
-    def parts(
-        self, runs: range, first: int = 0, state: Mapping[str, np.ndarray] | None = None
-    ) -> Iterator[Part]:
-        """Make a block of runs; see `gla.histories.HistoryMaker`."""
-        tasks = self._tasks(runs)
-        given = jax.tree.map(lambda x: fill(x, len(tasks)), self.given(runs))
-        fixed, rolling = self._begin(tasks, given)
-        if state is not None:
-            rolling = from_arrays(rolling, state)
-        for number in range(first, self._meta.parts):
-            updates = len(self._meta.updates_of(number))
-            rolling, made = self._advance(tasks, fixed, rolling, updates)
-            if number == 0:
-                made |= fixed.statistics._asdict()
-                if "target" in made:
-                    made["target_log_std"] = jax.vmap(self.target_log_std)(fixed)
-            arrays = {name: np.asarray(value)[: len(runs)] for name, value in made.items()}
-            merged = {
-                name: value.reshape(-1, *value.shape[2:]) if name in STREAM_ARRAYS else value
-                for name, value in arrays.items()
-            }
-            last = number == self._meta.parts - 1
-            # The state is only read again after a kill, or for the targets.
-            yield Part(merged, to_arrays(rolling) if not last or self.keeps_last_state else {})
-
-
-def fill(array: np.ndarray, size: int) -> np.ndarray:
-    """Repeat the last row of an array until it has `size` rows."""
-    return np.concatenate([array, np.repeat(array[-1:], size - len(array), 0)])
+    def once(self, fixed: Fixed) -> Rows:
+        """Return the normalisation of the tasks, and the targets' log standard deviation."""
+        arrays = fixed.statistics._asdict()
+        if not self.keeps_last_state:  # else it comes with the targets, at the end
+            arrays["target_log_std"] = jax.vmap(self.target_log_std)(fixed)
+        return arrays

@@ -23,7 +23,6 @@ from gla.agents.rollouts import (
     Rows,
     Schedule,
     check_seed,
-    fill,
     make_meta,
     plain_environment,
 )
@@ -31,7 +30,6 @@ from gla.envs.base import Params, State, Timestep
 from gla.envs.random_tabular import TabularEnvironment, TabularParams
 from gla.envs.splits import RunKeys, Split
 from gla.errors import GlaError
-from gla.trees import from_arrays
 
 # Values that differ by less, relative to the larger of 1 and the best, are equal but for rounding.
 TIE = 3e-6
@@ -303,9 +301,7 @@ class QLearningMaker(TabularMaker):
         self, runs: range, state: Mapping[str, np.ndarray], observation: np.ndarray
     ) -> dict[str, np.ndarray]:
         """Label states with the greedy policy of each run's last table."""
-        tasks = self._tasks(runs)
-        given = jax.tree.map(lambda x: fill(x, len(tasks)), self.given(runs))
-        table = from_arrays(jax.eval_shape(self._begin, tasks, given)[1], state).memory
+        table = self.state_of(runs, state).memory
         seen = observation.reshape(len(runs), -1, observation.shape[-1])
         target = np.asarray(self._label(table[: len(runs)], seen))
         return {

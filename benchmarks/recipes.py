@@ -100,9 +100,9 @@ RECIPES: dict[str, Recipe] = {
     "gla/RandomMechanics-v0": _FAMILY,
     "gla/RandomNeural-v0": _FAMILY,
     "gla/Pendulum-v0": Recipe(
-        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=128, screening=32
+        _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=512, screening=32, seeds=5
     ),
-    "gla/CartPole-v0": Recipe(_ppo(32, 128, 100, learning_rate=1e-3), screening=32),
+    "gla/CartPole-v0": Recipe(_ppo(32, 128, 100, learning_rate=1e-3), screening=32, seeds=5),
     "gla/ReacherMisc-v0": Recipe(
         _ppo(32, 200, 400, learning_rate=1e-3, gamma=0.97), lifetimes=128, screening=64
     ),
@@ -114,10 +114,11 @@ RECIPES: dict[str, Recipe] = {
     "gla/MountainCarContinuous-v0": Recipe(
         _ppo(64, 999, 30, minibatches=37, gamma=0.999, initial_log_std=0.5), screening=16
     ),
+    "gla/BraxAnt-v0": Recipe(_ppo(32, 128, 300, initial_log_std=-1.0), screening=4, seeds=5),
     "gla/Reacher-v0": Recipe(
-        _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32
+        _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32, seeds=5
     ),
-    "gla/HalfCheetah-v0": Recipe(_ppo(16, 256, 488)),
+    "gla/HalfCheetah-v0": Recipe(_ppo(16, 256, 488), seeds=5),
     "gla/Ant-v0": Recipe(_ppo(16, 256, 300, initial_log_std=-1.0), screening=4),
     "gla/CartpoleBalance-v0": Recipe(_ppo(16, 250, 75)),
     "gla/CartpoleSwingup-v0": Recipe(_ppo(16, 250, 250)),

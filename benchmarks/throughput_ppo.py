@@ -179,7 +179,7 @@ COMPARISONS: tuple[Comparison, ...] = tuple(
     for task in (
         Task("cartpole", "CartPole", 50, (REJAX, PUREJAXRL, SB3)),
         Task("pendulum", "Pendulum", 50),
-        Task("reacher", "Brax's reacher (spring)", 25),
-        Task("ant", "Brax's ant (spring)", 10, (REJAX, PUREJAXRL, PHYSICS)),
+        Task("reacher", "Brax's reacher (spring)", 50),
+        Task("ant", "Brax's ant (spring)", 20, (REJAX, PUREJAXRL, PHYSICS)),
     )
 )

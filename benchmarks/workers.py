@@ -31,13 +31,12 @@ class NotInstalled(GlaError):
 def conditions() -> dict[str, str]:
     """Return the environment variables of every worker, the same for all.
 
-    They compute on the CPU unless `JAX_PLATFORMS` says otherwise, with a thread for each core, and
-    compile for themselves: JAX's compilation cache on disk is off.
+    They compute on the CPU unless `JAX_PLATFORMS` says otherwise, with one thread, which costs all
+    of them the least CPU time, and compile for themselves: JAX's compilation cache on disk is off.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     variables = {"JAX_PLATFORMS": "cpu", **os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        variables.setdefault(name, str(cores))
+    for name in ("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        variables.setdefault(name, "1")
     return variables
 
 

@@ -54,7 +54,7 @@ def step_batch(
         The states and `Timestep` as `Autoreset` gives them, each leaf [m, ...].
     """
     inner = env.env if isinstance(env, Autoreset) else env
-    return _step(inner, keys, states, actions, params, params_axes, lambda observation: observation)
+    return _step(inner, keys, states, actions, params, params_axes, _as_it_is)
 
 
 def _step(
@@ -78,38 +78,36 @@ def _step(
     batched = functools.partial(jax.vmap, in_axes=(0, 0, 0, axes))
     states, ts = batched(env.step)(split(0), states, actions, params)
     done = ts.terminated | ts.truncated
-    # Strong types: both branches must return the same.
+    # Strong types: the loop must return what it was given.
     old = jax.tree.map(lambda leaf: _as(leaf, leaf.dtype), (states, ts.observation))
     seen = show(old[1])
 
     count, group = done.shape[0], min(GROUP, done.shape[0])
 
-    def restart_ended(old, seen):
-        del seen
+    def restart(carry):
+        left, old = carry
+        rows = jnp.nonzero(left, size=group, fill_value=count)[0]
+        there = jnp.minimum(rows, count - 1)  # of those past the end nothing is kept
         # Keys are made again in here: those that only resets use cost nothing in other steps.
-        reset_keys = split(1)
-        rows = jnp.nonzero(done, size=-(-count // group) * group, fill_value=count)[0]
+        fresh = jax.vmap(env.reset, in_axes=(0, axes))(split(1)[there], _take(params, axes, there))
+        new = jax.tree.map(
+            lambda new, kept: kept.at[rows].set(_as(new, kept.dtype), mode="drop"), fresh, old
+        )
+        return left.at[rows].set(False, mode="drop"), new
 
-        def restart(carry):
-            start, old = carry
-            chosen = jax.lax.dynamic_slice(rows, (start,), (group,))
-            there = jnp.minimum(chosen, count - 1)  # of those past the end nothing is kept
-            fresh = jax.vmap(env.reset, in_axes=(0, axes))(
-                reset_keys[there], _take(params, axes, there)
-            )
-            return start + group, jax.tree.map(
-                lambda new, kept: kept.at[chosen].set(_as(new, kept.dtype), mode="drop"), fresh, old
-            )
-
-        ended = jnp.sum(done)
-        _, new = jax.lax.while_loop(lambda carry: carry[0] < ended, restart, (0, old))
-        states, observation = new
-        return states, show(observation)
-
-    states, observation = jax.lax.cond(
-        jnp.any(done), restart_ended, lambda old, seen: (old[0], seen), old, seen
+    # A loop and no branch, whose results XLA would copy in every step.
+    _, (states, observation) = jax.lax.while_loop(
+        lambda carry: jnp.any(carry[0]), restart, (done, old)
     )
-    return states, ts._replace(observation=observation, final_observation=seen)
+    if show is _as_it_is:
+        shown = observation
+    else:
+        shown = jax.lax.cond(jnp.any(done), show, lambda _: seen, observation)
+    return states, ts._replace(observation=shown, final_observation=seen)
+
+
+def _as_it_is(observation: jax.Array) -> jax.Array:
+    return observation
 
 
 def _take(params: Params, axes: Any, rows: jax.Array) -> Params:

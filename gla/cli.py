@@ -489,6 +489,7 @@ def _histories(arguments: Sequence[str]) -> int:
 def _references(arguments: Sequence[str]):
     import tyro
 
+    from gla.agents.backends import use_all_cores
     from gla.benchmarks import references
     from gla.benchmarks.suites import suite as ids_of
 
@@ -507,6 +508,7 @@ def _references(arguments: Sequence[str]):
         everything = [*ids, *(ids_of(suite) if suite is not None else ())]
         if not everything:
             raise GlaError("no environment was named", "gla references ID... or --suite NAME")
+        use_all_cores()
         for id in everything:
             references.update_file(Path(out), id, references.measure(id))
             print(f"{id}: stored in {out}")
@@ -556,7 +558,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "leaderboard": (_leaderboard, "results files -> a static site"),
     "envs": (_envs, "list, show and check the registered environments"),
     "histories": (_histories, "describe, verify, plot, merge, export or import histories"),
-    "throughput": (_throughput, "how fast environments step, beside a peer"),
+    "throughput": (_throughput, "how fast environments step and PPO trains, beside peers"),
     "references": (_references, "measure null and expert scores of an environment"),
 }
 

@@ -152,7 +152,9 @@ def test_bad_words_are_answered_in_one_line(capsys, tmp_path):
     assert "did you mean RandomLinear-v0" in text
     assert "expected a whole number" in complaint(capsys, "collect", out, "--runs", "0")
     assert "gamma" in complaint(capsys, "collect", out, "--ppo.gamma", "3")
-    assert "host simulator" in complaint(capsys, "collect", out, "--environment", "gla/Ant-v0")
+    assert "is projected" in complaint(
+        capsys, "collect", out, "--environment", "gla/Ant-Projected-v0"
+    )
     assert "no learning histories" in complaint(
         capsys, "meta-train", tmp_path / "a", "--histories", tmp_path / "none"
     )

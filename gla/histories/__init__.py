@@ -1,8 +1,8 @@
 """Learning histories: made by anyone, kept for good, read by the sampler.
 
 `HistoryMeta` and `array_shapes` say what a store holds, `HistoryStore` writes and reads one,
-`record` fills one from a `HistoryMaker`. What else can be done with stores is in modules of its own:
-`importing`, `merging`, `exporting`, `plotting`.
+`record` fills one from a `HistoryMaker`. What else can be done with stores is in modules of its
+own: `importing`, `merging`, `exporting`, `plotting`.
 """
 
 from gla.histories.recording import HistoryMaker, Part, TargetMaker, record, record_block

@@ -47,8 +47,8 @@ from gla.histories.schema import (
 from gla.histories.scores import Scores, episode_return, score_streams
 
 _REPAIR = (
-    "run `gla histories verify --repair` and then the command that made the store, which makes only "
-    "the damaged blocks again"
+    "run `gla histories verify --repair` and then the command that made the store, which makes "
+    "only the damaged blocks again"
 )
 
 

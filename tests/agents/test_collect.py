@@ -447,11 +447,23 @@ def test_one_program_serves_all_blocks_and_parts(tmp_path):
     assert maker._begin._cache_size() == 1 and list(maker._programs) == [2]
 
 
+def test_large_environments_act_and_learn_in_programs_of_their_own(stores, tmp_path, monkeypatch):
+    config, whole = stores("RandomLinear")
+    monkeypatch.setattr("gla.agents.collect.LARGE", 0)
+    maker = PPOMaker(dataclasses.replace(config, chunk=3))
+    store = record(maker, tmp_path / "s", progress=False)
+    assert maker._halves is not None and not maker._programs
+    for name, value in arrays_of(whole).items():
+        np.testing.assert_allclose(store.read(name), value, rtol=1e-3, atol=1e-3, err_msg=name)
+
+
 DEVICES = """
-import sys
-from gla.agents.backends import use_all_cores
+import os, sys
+from gla.agents import backends
+backends.cores = lambda: 2
+backends.use_all_cores()
 import jax
-jax.config.update("jax_num_cpu_devices", 2)
+assert os.environ["PJRT_NPROC"] == "1"
 from gla.agents import collect, ppo
 config = collect.CollectConfig(runs=3, streams_per_run=2, seed=3, block=2, window=40,
     ppo=ppo.PPOConfig(
@@ -463,7 +475,9 @@ assert jax.device_count() == 2
 
 def test_several_devices_make_the_same_histories(stores, tmp_path):
     _, whole = stores("RandomLinear")
-    subprocess.run([sys.executable, "-c", DEVICES, str(tmp_path / "s")], check=True, timeout=300)
+    environment = {k: v for k, v in os.environ.items() if k not in ("PJRT_NPROC", "NPROC")}
+    command = [sys.executable, "-c", DEVICES, str(tmp_path / "s")]
+    subprocess.run(command, check=True, timeout=300, env=environment)
     for name, value in arrays_of(whole).items():
         found = HistoryStore.open(tmp_path / "s").read(name)
         np.testing.assert_allclose(found, value, rtol=1e-5, atol=1e-5, err_msg=name)
