@@ -114,6 +114,22 @@ RECIPES: dict[str, Recipe] = {
     "gla/MountainCarContinuous-v0": Recipe(
         _ppo(64, 999, 30, minibatches=37, gamma=0.999, initial_log_std=0.5), screening=16
     ),
+    "gla/BraxReacher-v0": Recipe(
+        _ppo(
+            64,
+            128,
+            1000,
+            epochs=8,
+            minibatches=16,
+            learning_rate=1e-3,
+            gamma=0.98,
+            gae_lambda=0.9,
+            initial_log_std=-1.0,
+        ),
+        lifetimes=128,
+        screening=16,
+        seeds=5,
+    ),
     "gla/BraxAnt-v0": Recipe(_ppo(32, 128, 300, initial_log_std=-1.0), screening=4, seeds=5),
     "gla/Reacher-v0": Recipe(
         _ppo(16, 250, 250, gamma=0.97, initial_log_std=-1.0), lifetimes=128, screening=32, seeds=5
