@@ -196,6 +196,7 @@ def _host(name: str, environment: str) -> Comparison:
         f"host-{name}",
         f"How fast are {HOST_ENVS} of {environment}, a host simulator, in threads?",
         lambda bench: host_programs(bench, environment),
+        goals=(Goal("in threads", "speed", 1.2),),
     )
 
 
