@@ -118,7 +118,7 @@ class BlockMaker(abc.ABC):
         lengths = {len(self._meta.updates_of(part)) for part in range(first, self._meta.parts)}
         with ThreadPoolExecutor(1) as aside:
             # The large programs are compiled while the small one is.
-            compiled = aside.submit(self.compile, tasks, *like, lengths)
+            compiled = aside.submit(self.compile, tasks, like[0], like[1], lengths)
             fixed, going = self._begin(tasks, given)
             compiled.result()
         if state is not None:
