@@ -21,7 +21,7 @@ from gla.errors import GlaError
 from gla.files import os_errors
 
 # What a killed writer may leave behind: TensorStore writes there first, then renames.
-_UNFINISHED = ".__lock"
+UNFINISHED = ".__lock"
 
 
 class Place:
@@ -127,16 +127,23 @@ class Place:
             )
         return not self.keys()
 
-    def clear(self) -> None:
-        """Delete everything."""
+    def clear(self, last: str) -> None:
+        """Delete everything, the value of the key `last` at the end, by which it is recognised."""
         if self.local is not None:
             with os_errors(self.local, "delete"):
+                for path in self.local.iterdir():
+                    if path.name == last:
+                        continue
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.rmtree(path)
+                    else:
+                        path.unlink()
                 shutil.rmtree(self.local)
             return
-        import tensorstore as ts
-
-        with self.errors("delete"):
-            self._store.delete_range(ts.KvStore.KeyRange()).result()
+        for key in self.keys():
+            if key != last:
+                self.delete(key)
+        self.delete(last)
 
     def sweep(self) -> None:
         """Delete what a killed writer left half-written."""
@@ -145,7 +152,7 @@ class Place:
         with os_errors(self.local, "delete"):
             for folder, _, files in os.walk(self.local):
                 for file in files:
-                    if file.endswith(_UNFINISHED):
+                    if file.endswith(UNFINISHED):
                         os.unlink(os.path.join(folder, file))
 
     @contextlib.contextmanager

@@ -28,6 +28,18 @@ STREAM_ARRAYS = frozenset(
         "target",
     )
 )
+# All that a store may have.
+ARRAYS = STREAM_ARRAYS | {
+    "log_std",
+    "policy",
+    "mean_return",
+    "reward_deviation",
+    "observation_mean",
+    "observation_std",
+    "reward_scale",
+    "target_log_std",
+    "hyperparameters",
+}
 # Over runs, one row per update; all other arrays over runs have none.
 UPDATE_ARRAYS = frozenset(("log_std", "policy", "mean_return", "reward_deviation"))
 # These alone take the storage type: rewards add up to returns, and policies are run again.

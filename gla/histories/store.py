@@ -33,8 +33,9 @@ import numpy as np
 from gla.errors import GlaError
 from gla.files import os_errors
 from gla.histories.locking import writer_lock
-from gla.histories.places import Place, as_os_error, context, first_line
+from gla.histories.places import UNFINISHED, Place, as_os_error, context, first_line
 from gla.histories.schema import (
+    ARRAYS,
     SCHEMA,
     STREAM_ARRAYS,
     UPDATE_ARRAYS,
@@ -46,6 +47,7 @@ from gla.histories.schema import (
 )
 from gla.histories.scores import Scores, episode_return, score_streams
 
+_META = "zarr.json"
 _REPAIR = (
     "run `gla histories verify --repair` and then the command that made the store, which makes "
     "only the damaged blocks again"
@@ -83,10 +85,13 @@ class HistoryStore:
         """
         place = Place(location)
         vacant = place.vacant()
+        if not vacant and cls._is_unfinished(place):
+            place.clear(_META)
+            vacant = True
         if fresh and not vacant:
             cls._read_meta(place)  # refuses to delete a folder that is not a store
             with writer_lock(place):
-                place.clear()
+                place.clear(_META)
             vacant = True
         if vacant:
             return cls._create(place, meta)
@@ -101,6 +106,19 @@ class HistoryStore:
             )
         return store
 
+    @staticmethod
+    def _is_unfinished(place: Place) -> bool:
+        """Return whether there is nothing but what a writer made that was killed while it began."""
+        if place.local is not None:
+            names = {path.name for path in place.local.iterdir()} if place.local.is_dir() else {""}
+            if not names <= {*ARRAYS, "blocks", _META + UNFINISHED}:
+                return False
+        made = {f"{name}/{_META}" for name in ARRAYS}
+        return all(
+            key == _META + UNFINISHED or key.removesuffix(UNFINISHED) in made
+            for key in place.keys("")
+        )
+
     @classmethod
     def _create(cls, place: Place, meta: HistoryMeta) -> HistoryStore:
         attributes = {"schema": SCHEMA, "version": VERSION, **dataclasses.asdict(meta)}
@@ -112,7 +130,7 @@ class HistoryStore:
         for name, (shape, dtype) in array_shapes(meta).items():
             store._create_array(name, shape, dtype)
         # Last: from here on it is a store.
-        place.write("zarr.json", (json.dumps(group, indent=1) + "\n").encode())
+        place.write(_META, (json.dumps(group, indent=1) + "\n").encode())
         return store
 
     @classmethod

@@ -222,6 +222,21 @@ def test_a_folder_that_is_no_store_is_refused(tmp_path):
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+@pytest.mark.parametrize("left", [0, 1, 5])
+def test_a_store_whose_making_was_killed_is_made_again(tmp_path, left):
+    other = dataclasses.replace(META, updates=7)
+    HistoryStore.create_or_resume(tmp_path / "s", other)
+    (tmp_path / "s" / "zarr.json").unlink()
+    for array in list(array_shapes(META))[left:]:
+        shutil.rmtree(tmp_path / "s" / array)
+    filled(tmp_path / "s")
+    assert HistoryStore.open(tmp_path / "s").verify() == []
+    # With anything else in it, it may be somebody's work.
+    (tmp_path / "s" / "zarr.json").unlink()
+    with pytest.raises(GlaError, match="holds no learning histories"):
+        HistoryStore.create_or_resume(tmp_path / "s", META)
+
+
 @pytest.mark.parametrize("fresh", [False, True])
 def test_an_empty_folder_may_be_filled(tmp_path, fresh):
     (tmp_path / "s").mkdir()
