@@ -66,9 +66,9 @@ def rollouts(monkeypatch):
     """Record every rollout instead of learning from it."""
     seen = []
 
-    def spy(key, learner, rollout, config, discrete):
+    def spy(key, learner, rollout, config, discrete, hyper):
         seen.append(rollout)
-        return learner, True
+        return learner, rollout.reward, np.zeros(3)
 
     monkeypatch.setattr(ppo_host, "_learn", spy)
     return seen
@@ -95,7 +95,8 @@ def test_rollouts_hold_what_happened(rollouts):
     mean, log_std = pol.gaussian(learner.policy, first.observation)
     np.testing.assert_allclose(first.distribution, mean, atol=1e-6)
     log_prob = gaussian_log_prob(first.action, mean, log_std)
-    np.testing.assert_allclose(first.log_prob, log_prob, atol=1e-5)
+    found = ppo.log_prob_of(learner.policy, first.action, first.distribution, False)
+    np.testing.assert_allclose(found, log_prob, atol=1e-5)
 
 
 class Stop(Exception):
@@ -147,7 +148,10 @@ def test_bad_input_is_named():
 
 
 def test_a_policy_that_diverged_is_refused(monkeypatch):
-    monkeypatch.setattr(ppo_host, "_learn", lambda key, learner, *_: (learner, False))
+    bad = np.array([0.0, np.nan])
+    monkeypatch.setattr(
+        ppo_host, "_learn", lambda key, learner, rollout, *_: (learner, rollout.reward, bad)
+    )
     with pytest.raises(GlaError, match="not finite after update 0"):
         train_host(Counter(), TINY, KEY, progress=False)
 
