@@ -11,6 +11,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
+from gla.cores import usable_cores
+
 
 def use_all_cores() -> None:
     """Make every core of this machine a JAX device with one thread, if JAX has not started yet.
@@ -27,16 +29,9 @@ def use_all_cores() -> None:
         return
     # JAX refuses once it has started: then the devices that there are must do.
     with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores())
+        jax.config.update("jax_num_cpu_devices", usable_cores())
         if "NPROC" not in variables:
             variables.setdefault("PJRT_NPROC", "1")  # threads of JAX's CPU client
-
-
-def cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def padded(runs: int) -> int:

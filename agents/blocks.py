@@ -19,6 +19,7 @@ import numpy as np
 
 from gla.agents.backends import map_runs, padded
 from gla.envs.splits import RunKeys, Split, run_keys, task_key
+from gla.errors import GlaError
 from gla.histories import STREAM_ARRAYS, HistoryMeta, Part
 from gla.trees import from_arrays, to_arrays
 
@@ -152,6 +153,12 @@ class BlockMaker(abc.ABC):
     ) -> tuple[Any, dict[str, Any]]:
         """Go on with the runs of a block: `advance_one` for each, leaves [runs, ...]."""
         return self._programs[updates](tasks, fixed, state)
+
+
+def check_seed(seed: int) -> None:
+    """Raise a `GlaError` unless `seed` lies in 0..2^31-1."""
+    if not 0 <= seed < 2**31:
+        raise GlaError(f"seed is {seed}", "a whole number from 0 to 2^31 - 1")
 
 
 def as_streams(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ import numpy as np
 from gla import policy as pol
 from gla.agents import ppo
 from gla.agents.backends import map_runs
-from gla.agents.blocks import BlockMaker, fill, without_emitters
+from gla.agents.blocks import BlockMaker, check_seed, fill, without_emitters
 from gla.agents.hyper import HyperRanges, draw_hyper
 from gla.envs import registry
 from gla.envs.base import action_size, is_discrete, observation_size
@@ -80,8 +80,7 @@ class CollectConfig:
                 f"streams_per_run is {self.streams_per_run}",
                 f"at most ppo num_envs, {self.ppo.num_envs}",
             )
-        if not 0 <= self.seed < 2**31:
-            raise GlaError(f"seed is {self.seed}", "a whole number from 0 to 2^31 - 1")
+        check_seed(self.seed)
 
 
 def make_meta(config: CollectConfig, env: Any, horizon: int | None) -> HistoryMeta:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from gymnasium.vector import VectorEnv
 
+from gla import policy as pol
 from gla.agents import ppo
 from gla.agents.blocks import as_streams
 from gla.agents.collect import CollectConfig, label, make_meta, plain_spec
@@ -87,14 +88,13 @@ class HostPPOMaker:
     ) -> dict[str, np.ndarray]:
         """Label states with the distribution of each run's last policy."""
         streams, labels = self._meta.streams_per_run, []
-        for number, run in enumerate(runs):
-            one = _Run(self.config, self._spec.id, self._spec.horizon, run)
-            try:
-                policy = one.learner(_of_run(state, number)).policy
-            finally:
-                one.close()
+        meta = self._meta
+        shape = pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
+        like = jax.eval_shape(lambda: ppo.init(jax.random.key(0), shape, self.config.ppo))
+        for number in range(len(runs)):
+            learner = from_arrays(like, _under(_of_run(state, number), "learner"))
             seen = observation[number * streams : (number + 1) * streams]
-            labels.append(jax.tree.map(np.asarray, self._label(policy, seen)))
+            labels.append(jax.tree.map(np.asarray, self._label(learner.policy, seen)))
         return {
             "target": np.concatenate([target for target, _ in labels]),
             "target_log_std": np.stack([log_std for _, log_std in labels]),
@@ -137,14 +137,6 @@ class _Run:
         )
         vec: Any = self._vec
         vec.set_state(_under(state, "environment"))
-
-    def learner(self, state: Mapping[str, np.ndarray]) -> ppo.LearnerState:
-        """Return the learner of a saved state."""
-        shape = ppo.policy_shape(self._vec, self._config.ppo)
-        like = jax.eval_shape(
-            lambda: ppo.init(self._keys.init, shape, self._config.ppo, self.hyper)
-        )
-        return from_arrays(like, _under(state, "learner"))
 
     def state(self, environment: bool) -> dict[str, np.ndarray]:
         """Return all that `begin` needs, or {} if the simulator's state cannot be kept.

@@ -20,13 +20,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from gla import policy as pol
+from gla.agents import ppo
+from gla.agents.blocks import check_seed
 from gla.agents.rollouts import (
     Fixed,
     RolloutConfig,
     RolloutMaker,
     Rows,
     Schedule,
-    check_seed,
     make_meta,
     plain_environment,
 )
@@ -228,10 +229,10 @@ class Noise(NamedTuple):
 def draw_noise(key: jax.Array, shape: tuple[int, ...], discrete: bool) -> Noise:
     """Draw noise of actions of a shape (..., k)."""
     policy_key, uniform_key = jax.random.split(key)
+    own = ppo.draw_noise(policy_key, shape, discrete)
     if discrete:
-        return Noise(jax.random.gumbel(policy_key, shape), jnp.zeros((*shape[:-1], 0)))
-    uniform = jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0)
-    return Noise(jax.random.normal(policy_key, shape), uniform)
+        return Noise(own, jnp.zeros((*shape[:-1], 0)))
+    return Noise(own, jax.random.uniform(uniform_key, shape, minval=-1.0, maxval=1.0))
 
 
 def sample(heads: Heads, share: jax.Array, noise: Noise, discrete: bool) -> jax.Array:

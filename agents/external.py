@@ -26,18 +26,32 @@ def load_agent(spec: str) -> Agent:
         from gla.agents.gla import load
 
         return load(spec)
-    module_name, _, factory_name = spec.partition(":")
+    factory = load_factory(spec, "agent", "a checkpoint folder, or module:factory")
+    return check_agent(factory(), spec)
+
+
+def load_factory(spec: str, kind: str, expected: str) -> Any:
+    """Import `module:factory`, the module also from the current folder.
+
+    Args:
+        spec: what the user typed.
+        kind: what the factory makes, for messages.
+        expected: what might have been typed, for messages.
+
+    Raises:
+        GlaError: if there is no such module or factory.
+    """
+    module, _, name = spec.partition(":")
     here = os.getcwd()
     if here not in sys.path:
         sys.path.append(here)  # last, so that it hides no installed package
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise GlaError(
-            f"agent {spec!r} cannot be loaded ({error})",
-            "a checkpoint folder, or module:factory of a module that can be imported",
+            f"{kind} {spec!r} cannot be loaded ({error})",
+            f"{expected} of a module that can be imported",
         ) from None
-    return check_agent(factory(), spec)
 
 
 def check_agent(agent: Any, name: str) -> Agent:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
-import os
-import sys
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from gla.agents.external import load_factory
+from gla.envs import registry
 from gla.errors import GlaError, near_matches
 from gla.histories import HistoryMaker
 from gla.histories.importing import ImportConfig, make_importer
@@ -113,29 +112,13 @@ def load_maker(text: str) -> MakerEntry:
     """
     if text in BUILT_IN:
         _, config, factory = BUILT_IN[text]
-        return MakerEntry(text, _load(config), _load(factory))
-    module_name, colon, factory_name = text.partition(":")
-    if not colon:
+        return MakerEntry(text, registry.load(config), registry.load(factory))
+    if ":" not in text:
         raise GlaError(
             f"no maker of histories is called {text!r}{near_matches(text, BUILT_IN)}",
             f"{', '.join(BUILT_IN)}, or module:factory",
         )
-    here = os.getcwd()
-    if here not in sys.path:
-        sys.path.append(here)  # last, so that it hides no installed package
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise GlaError(
-            f"maker {text!r} cannot be loaded ({error})",
-            "module:factory of a module that can be imported",
-        ) from None
-    return _entry(text, factory)
-
-
-def _load(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    return _entry(text, load_factory(text, "maker", "module:factory"))
 
 
 def _entry(name: str, factory: Any) -> MakerEntry:

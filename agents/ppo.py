@@ -438,7 +438,7 @@ def _shuffled(key: jax.Array, size: int) -> jax.Array:
     """Return the numbers below `size` in random order, i32[size].
 
     One sort of random words that carry a row's number in their lowest bits: a fifth of the time of
-    `jax.random.permutation`, which sorts pairs, and several times. Rows whose random bits are equal
+    `jax.random.permutation`, which sorts pairs, more than once. Rows whose random bits are equal
     keep their order; with 16 of these bits or more that is rare.
     """
     bits = max(1, (size - 1).bit_length())

@@ -128,12 +128,6 @@ class RolloutConfig:
                 raise GlaError(f"{name} is {getattr(self, name)}", "a whole number >= 1")
 
 
-def check_seed(seed: int) -> None:
-    """Raise a `GlaError` unless `seed` lies in 0..2^31-1."""
-    if not 0 <= seed < 2**31:
-        raise GlaError(f"seed is {seed}", "a whole number from 0 to 2^31 - 1")
-
-
 def plain_environment(id: str, method: str) -> Environment:
     """Build the functional environment that histories are recorded on.
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from gla.agents.blocks import check_seed
 from gla.agents.rollouts import (
     Fixed,
     RolloutConfig,
     RolloutMaker,
     Rows,
     Schedule,
-    check_seed,
     make_meta,
     plain_environment,
 )

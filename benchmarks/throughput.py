@@ -26,6 +26,7 @@ from gla.benchmarks.timing import (
     count,
     measure,
 )
+from gla.cores import usable_cores
 from gla.errors import GlaError, near_matches
 from gla.files import write_json, write_text
 from gla.packages import package_versions
@@ -133,10 +134,9 @@ def describe_machine() -> dict[str, Any]:
     """Return what the figures depend on: processor, cores, JAX's device, package versions."""
     import jax
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "processor": _processor(),
-        "cores": cores,
+        "cores": usable_cores(),
         "system": platform.platform(),
         "device": jax.devices()[0].device_kind,
         "backend": jax.default_backend(),

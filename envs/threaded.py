@@ -7,7 +7,7 @@ number of threads. Observations, rewards and ends come from the simulator's own 
 takes longer than the physics, which is so for the small runners, they are computed for all
 sub-environments at once (`_RULES`), in the same operations.
 
-`mujoco.rollout`, which steps batches in C, cannot be used in a closed loop: it does not give back
+`mujoco.rollout`, which steps batches in C, is not used. By its interface it does not give back
 `qacc_warmstart`, from which MuJoCo's solver starts in the next step, so the numbers would differ in
 the last digits as soon as something touches the ground. Nor would it be faster here: it copies
 states in and out and keeps no `MjData` per sub-environment, so the last substep, which leaves the
@@ -17,7 +17,6 @@ positions and forces that rewards read, would have to run once more on one core.
 from __future__ import annotations
 
 import abc
-import os
 import queue
 import threading
 import weakref
@@ -27,6 +26,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from gla.cores import usable_cores
 from gla.envs.checks import as_array, check_finite
 from gla.envs.host import HostEnv, HostVectorEnv, VectorStep
 from gla.errors import GlaError
@@ -554,13 +554,6 @@ def work_of(env: gymnasium.Env) -> int:
         model, substeps = base._env.physics.model, base._env._n_sub_steps
     stages = 4 if model.opt.integrator == mujoco.mjtIntegrator.mjINT_RK4 else 1
     return int(model.nv) * int(substeps) * stages
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def host_vector_env(

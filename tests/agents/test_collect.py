@@ -462,7 +462,7 @@ def test_large_environments_act_and_learn_in_programs_of_their_own(stores, tmp_p
 DEVICES = """
 import os, sys
 from gla.agents import backends
-backends.cores = lambda: 2
+backends.usable_cores = lambda: 2
 backends.use_all_cores()
 import jax
 assert os.environ["PJRT_NPROC"] == "1"

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -416,6 +417,13 @@ def test_a_lease_is_refused_until_it_ends(monkeypatch):
     ):
         pass
     place.write(locking.LOCK, json.dumps({**other, "expires": time.time() - 1}).encode())
+    with locking.writer_lock(place):
+        pass
+    # Of a process of this machine that is no more: free at once.
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    ours = {"token": "x", "host": socket.gethostname(), "pid": gone.pid}
+    place.write(locking.LOCK, json.dumps({**ours, "expires": time.time() + 100}).encode())
     with locking.writer_lock(place):
         pass
 
