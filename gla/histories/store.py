@@ -116,7 +116,7 @@ class HistoryStore:
         made = {f"{name}/{_META}" for name in ARRAYS}
         return all(
             key == _META + UNFINISHED or key.removesuffix(UNFINISHED) in made
-            for key in place.keys("")
+            for key in place.keys()
         )
 
     @classmethod
