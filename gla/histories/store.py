@@ -114,9 +114,9 @@ class HistoryStore:
             if not names <= {*ARRAYS, "blocks", _META + UNFINISHED}:
                 return False
         made = {f"{name}/{_META}" for name in ARRAYS}
+        found = place.keys()
         return all(
-            key == _META + UNFINISHED or key.removesuffix(UNFINISHED) in made
-            for key in place.keys()
+            key == _META + UNFINISHED or key.removesuffix(UNFINISHED) in made for key in found
         )
 
     @classmethod
