@@ -5,27 +5,37 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from gla.agents.base import Agent
+from gla.checkpoints import Which
 from gla.errors import GlaError
 
 
-def load_agent(spec: str) -> Agent:
+def load_agent(spec: str, which: Which = "latest", ask: Mapping[str, float] | None = None) -> Agent:
     """Return the agent behind `spec`.
 
     Args:
         spec: a folder written by `gla meta-train`, or `module:factory`, where calling the factory
             without arguments gives an `Agent`. Modules are also looked for in the current folder.
+        which: of a folder, the `latest` weights or the `best`.
+        ask: of a folder, how much improvement is asked for (`gla.agents.gla.GLAAgent`).
 
     Raises:
-        GlaError: if there is no such folder, module or factory, or it gives no agent.
+        GlaError: if there is no such folder, module or factory, or it gives no agent, or something
+            is asked for that it does not read.
     """
     if ":" not in spec or Path(spec).exists():
         from gla.agents.gla import load
 
-        return load(spec)
+        return load(spec, which=which, ask=ask)
+    if ask or which != "latest":
+        raise GlaError(
+            f"the agent {spec!r} is no checkpoint folder, and only those are asked for "
+            "something or have best weights",
+        )
     factory = load_factory(spec, "agent", "a checkpoint folder, or module:factory")
     return check_agent(factory(), spec)
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium
 import jax
 import jax.numpy as jnp
 
-from gla import checkpoints
 from gla.agents.base import View
+from gla.checkpoints import Which
 from gla.envs.base import is_discrete
-from gla.errors import GlaError
-from gla.models import Cache, Transformer, TransformerConfig
-from gla.projection import ProjectionConfig
-from gla.tokens import Interface, gaussian_outputs, make_tokens
+from gla.errors import GlaError, near_matches
+from gla.models import ModelConfig, State, make_model
+from gla.tokens import Interface, condition_features, gaussian_outputs, make_tokens
+
+# What a user may ask for. The third condition, the position in the lifetime, the agent counts.
+ASKABLE = ("gap", "return")
 
 
 class GLAState(NamedTuple):
@@ -25,12 +27,12 @@ class GLAState(NamedTuple):
     Attributes:
         params: the model's parameters. They travel in the state so that a compiled program takes
             them as an argument rather than as constants.
-        cache: the model's memory of each history.
+        memory: the model's memory of each history.
         previous_action: f32[N, m], zero at the start of a lifetime.
     """
 
     params: Any
-    cache: Cache
+    memory: State
     previous_action: jax.Array
 
 
@@ -39,10 +41,16 @@ class GLAAgent:
 
     Args:
         params: the model's parameters.
-        model: its size.
-        interface: agent space.
+        model: its kind and size.
+        interface: what it reads and writes.
         view: how tasks are shown.
         name: for tables.
+        ask: how much improvement to ask for (the paper's eta), of a model that was trained with
+            such conditions: `gap`, PPO updates that the policy asked for lies ahead, and `return`,
+            its mean normalised reward per step. What is not asked for is shown as unknown.
+
+    Raises:
+        GlaError: if something is asked for that the model does not read.
     """
 
     jittable = True
@@ -50,19 +58,23 @@ class GLAAgent:
     def __init__(
         self,
         params: Any,
-        model: TransformerConfig,
+        model: ModelConfig,
         interface: Interface,
         view: View,
         name: str = "gla",
+        ask: Mapping[str, float] | None = None,
     ):
-        self.params, self.config, self.interface = params, model, interface
+        self.params, self.interface = params, interface
         self.view: View | None = view
-        self.name = name
-        self._model = Transformer(model, interface.outputs)
+        self.ask = dict(ask or {})
+        condition_features(interface, self.ask)  # refuses what the model does not read
+        asked = ", ".join(f"{what} {value:g}" for what, value in self.ask.items())
+        self.name = f"{name} ({asked})" if asked else name
+        self.model = make_model(model, interface.token_size, interface.outputs)
 
     def init(
         self,
-        key: jax.Array,
+        key: jax.Array | None,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
@@ -80,48 +92,78 @@ class GLAAgent:
                 f"actions and this environment's are {kinds[is_discrete(action_space)]}",
                 f"an environment with {kinds[self.interface.discrete]} actions",
             )
-        cache = Transformer.empty_cache(self.config, num_envs)
-        return GLAState(self.params, cache, jnp.zeros((num_envs, self.interface.action_dim)))
+        memory = self.model.initial_state(num_envs)
+        return GLAState(self.params, memory, jnp.zeros((num_envs, self.interface.action_dim)))
 
     def act(self, state, observation, reward, terminated, truncated, key):
         """Append one transition to each history and sample from the predicted distribution."""
-        token = make_tokens(observation, state.previous_action, reward, terminated, truncated)
-        outputs: Any
-        cache: Any
-        outputs, cache = self._model.apply(
-            state.params, token, state.cache, method=Transformer.step
+        conditions: dict[str, Any] = dict(self.ask)
+        if "position" in self.interface.conditions:
+            conditions["position"] = state.memory.length
+        token = make_tokens(
+            observation,
+            state.previous_action,
+            reward,
+            terminated,
+            truncated,
+            condition_features(self.interface, conditions, reward.shape),
         )
+        outputs, memory = self.model.step(state.params, token, state.memory)
+        action = self._sample(key, self.interface.split(outputs).action)
+        shown = action
         if self.interface.discrete:
-            action = jax.random.categorical(key, outputs).astype(jnp.int32)
             shown = jax.nn.one_hot(action, self.interface.action_dim)
-        else:
-            mean, log_std = gaussian_outputs(outputs)
-            action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-            shown = action
-        return GLAState(state.params, cache, shown), action
+        return GLAState(state.params, memory, shown), action
+
+    def _sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+        if self.interface.discrete:
+            return jax.random.categorical(key, outputs).astype(jnp.int32)
+        mean, log_std = gaussian_outputs(outputs)
+        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+        return jnp.tanh(action) if self.interface.squashed else action
 
 
-def load(path: str | os.PathLike, name: str = "gla") -> GLAAgent:
-    """Load the agent of a checkpoint folder.
+def parse_ask(words: Sequence[str]) -> dict[str, float]:
+    """Read what a user asks for, such as `gap=32 return=0.5`.
 
     Raises:
-        GlaError: if the folder is none, or holds no checkpoint or one that does not fit.
+        GlaError: if a word is not one of `ASKABLE`, an equals sign and a number.
     """
-    from gla.training import config_from_json as read_config
-    from gla.training import init_state
+    found = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            if name not in ASKABLE:
+                raise ValueError
+            found[name] = float(value)
+        except ValueError:
+            raise GlaError(
+                f"asked for {word!r}{near_matches(name, ASKABLE) if name not in ASKABLE else ''}",
+                " or ".join(f"{known}=NUMBER" for known in ASKABLE),
+            ) from None
+    return found
 
-    folder = Path(path).absolute()
-    description = checkpoints.describe(folder)
-    try:
-        config = read_config(description["training"])
-        interface = Interface(**description["interface"])
-    except (KeyError, TypeError) as error:
-        raise GlaError(
-            f"{folder / 'config.json'} lacks or adds settings ({error})",
-            "a file written by this version of gla",
-        ) from None
-    state = checkpoints.restore_latest(
-        folder, jax.eval_shape(lambda: init_state(config, interface))
-    )
-    view = View(ProjectionConfig(**description["training"]["projection"]))
-    return GLAAgent(state.params, config.model, interface, view, name)
+
+def load(
+    path: str | os.PathLike,
+    name: str = "gla",
+    which: Which = "latest",
+    ask: Mapping[str, float] | None = None,
+) -> GLAAgent:
+    """Load the agent of a checkpoint folder.
+
+    Args:
+        path: the folder.
+        name: for tables.
+        which: `latest`, or `best` for the weights of the best validation.
+        ask: see `GLAAgent`.
+
+    Raises:
+        GlaError: if the folder is none, or holds no checkpoint or one that does not fit, or
+            something is asked for that the model does not read.
+    """
+    from gla.training import load_trained
+
+    config, interface, params = load_trained(path, which)
+    view = View(config.projection)
+    return GLAAgent(params, config.model, interface, view, name, ask)

@@ -1,7 +1,8 @@
-"""Trains with our PPO when asked to, recording everything on disk; see `peer_worker`.
+"""Runs our PPO, recording everything on disk, or our models when asked to; see `peer_worker`.
 
-Started as `PYTHON -m gla.benchmarks.own_worker`, a process like any peer's. One more setting:
-`folder`, in which each training leaves a history store, removed when the clocks have stopped.
+Started as `PYTHON -m gla.benchmarks.own_worker`, a process like any peer's. PPO has one more
+setting: `folder`, in which each training leaves a history store, removed when the clocks have
+stopped. Those of the models are in `gla.benchmarks.own_models`.
 """
 
 from __future__ import annotations
@@ -49,5 +50,12 @@ def gla(settings: Settings) -> Training:
     return Training(train, lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
+def model(settings: Settings) -> Training:
+    """Make a program of `own_models`."""
+    from gla.benchmarks import own_models
+
+    return own_models.JOBS[settings["job"]](settings)
+
+
 if __name__ == "__main__":
-    serve({"gla": gla}, {"gla": PACKAGES})
+    serve({"gla": gla, "model": model}, {"gla": PACKAGES, "model": ("gla", "flax", "jax")})

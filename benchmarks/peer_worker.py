@@ -1,4 +1,4 @@
-"""Trains with somebody else's PPO when asked to; runs in an interpreter of theirs, without gla.
+"""Runs somebody else's PPO or model when asked to, in an interpreter of theirs, without gla.
 
 Started by path (`PYTHON -I peer_worker.py`), so that the interpreter needs the peer's packages and
 nothing of ours: this file imports the standard library and the peers, never gla. The parent side is
@@ -11,6 +11,7 @@ worker ends when its standard input does, whatever it is doing.
 Settings: `program` (a key of `PROGRAMS`), `task` (a key of `TASKS`), `updates`, `num_envs`,
 `num_steps`, `epochs`, `minibatches`, `hidden`, `learning_rate`, `gamma`, `gae_lambda`, `clip`,
 `entropy_coefficient`, `value_coefficient`, `max_grad_norm`, and `checkout` (purejaxrl's folder).
+`pytorch` has others, which are in `peer_models.py`; its work is counted in tokens.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import queue
@@ -46,6 +48,7 @@ PACKAGES = {
     "purejaxrl": ("gymnax", "brax", "flax", "jax"),
     "stable-baselines3": ("stable-baselines3", "gymnasium", "torch"),
     "bare physics": ("brax", "jax"),
+    "pytorch": ("torch",),
 }
 """Whose versions each program tells."""
 
@@ -54,8 +57,8 @@ class Training(NamedTuple):
     """One program of a worker.
 
     Attributes:
-        train: trains once from a seed, waits until all is done, and returns the environment steps
-            made; its first call compiles.
+        train: trains once from a seed, or does whatever else is timed, waits until all is done, and
+            returns the environment steps made, or other units of work; its first call compiles.
         tidy: called after each training, when the clocks have stopped.
     """
 
@@ -274,11 +277,23 @@ def physics(settings: Settings) -> Training:
     return Training(train)
 
 
+def pytorch(settings: Settings) -> Training:
+    """Make a program of `peer_models.py`, which lies beside this file."""
+    # An isolated interpreter does not look there by itself, and should not.
+    path = Path(__file__).with_name("peer_models.py")
+    spec = importlib.util.spec_from_file_location("peer_models", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return Training(module.JOBS[settings["job"]](settings))
+
+
 PROGRAMS: dict[str, Callable[[Settings], Training]] = {
     "rejax": rejax,
     "purejaxrl": purejaxrl,
     "stable-baselines3": stable_baselines3,
     "bare physics": physics,
+    "pytorch": pytorch,
 }
 
 

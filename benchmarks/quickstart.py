@@ -22,7 +22,7 @@ from gla.benchmarks.statistics import judge, summarise
 from gla.envs import registry
 from gla.files import os_errors
 from gla.histories import HistoryStore
-from gla.models import TransformerConfig
+from gla.models import ModelConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.training import MetaTrainConfig, meta_train
@@ -64,7 +64,7 @@ def default_plan(seed: int = 0) -> Plan:
             projection=ProjectionConfig(observation_dim=24, action_dim=6),
             sampling=sampling,
             # Attention spans exactly what was trained on: 8 episodes of 50 steps.
-            model=TransformerConfig(width=128, layers=3, heads=4, window=sampling.length),
+            model=ModelConfig(width=128, layers=3, heads=4, window=sampling.length),
             batch_size=16,
             steps=1300,
             seed=seed,

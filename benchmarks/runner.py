@@ -214,7 +214,8 @@ class HostWorld:
 World = FunctionalWorld | HostWorld
 
 
-@functools.partial(jax.jit, static_argnames=("act", "env", "length"))
+# The carry is given up, so that a model's cache is there once and written in place.
+@functools.partial(jax.jit, static_argnames=("act", "env", "length"), donate_argnames="carry")
 def _scan(carry, start, params, keys, lens, visible, agent_key, *, act, env, length):
     """Run `length` steps: the carry, and rewards, ends and soundness, each [length, N]."""
 
@@ -249,7 +250,9 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
             f"{world.name} was given actions of shape {action.shape} by {agent.name!r}",
             f"shape {expected}",
         )
-    carry = (world._state, seen, state)
+    # The agent keeps its own weights, and no buffer may be given up twice.
+    carry = jax.tree.map(jnp.copy, (world._state, seen, state))
+    del seen, state  # a memory of thousands of lifetimes is not to be there twice
     rewards, ends, start = [], [], 0
     while start < steps:
         length = min(CHUNK, steps - start)
@@ -376,12 +379,14 @@ def run_agent(
     else:
         env = world.bare if isinstance(world, FunctionalWorld) else world.env
         spaces = projected_spaces(env, agent.view.projection, world.name)
-    state = agent.init(jax.random.fold_in(key, 0), world.rows, *spaces)
     visible = jnp.float32(0.0 if masked else 1.0)
-    act_key = jax.random.fold_in(key, 1)
-    if agent.jittable and isinstance(world, FunctionalWorld):
-        return _run_compiled(world, agent, lens, visible, steps, act_key, state, tick)
-    return _run_loop(world, agent, lens, visible, steps, act_key, state, tick)
+    compiled = agent.jittable and isinstance(world, FunctionalWorld)
+    how: Callable[..., Trace] = _run_compiled if compiled else _run_loop
+    # No name for the first state here: how it is run decides how long it lives.
+    return how(
+        world, agent, lens, visible, steps, jax.random.fold_in(key, 1),
+        agent.init(jax.random.fold_in(key, 0), world.rows, *spaces), tick,
+    )  # fmt: skip
 
 
 def lifetimes_of(trace: Trace) -> tuple[Lifetime, ...]:

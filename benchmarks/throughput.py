@@ -1,8 +1,7 @@
 """`gla throughput`: how fast things are, each figure beside a peer measured in the same run.
 
-How it is measured is in `gla.benchmarks.timing`; what is compared is in
-`gla.benchmarks.throughput_envs` and `gla.benchmarks.throughput_ppo`. This module picks comparisons,
-runs them and writes the report.
+How it is measured is in `gla.benchmarks.timing`; what is compared is in the `throughput_` modules
+beside this one, which picks comparisons, runs them and writes the report.
 """
 
 from __future__ import annotations
@@ -16,7 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from gla.benchmarks import throughput_envs, throughput_histories, throughput_ppo
+from gla.benchmarks import (
+    throughput_envs,
+    throughput_histories,
+    throughput_models,
+    throughput_ppo,
+)
 from gla.benchmarks.timing import (
     Bench,
     Comparison,
@@ -40,6 +44,7 @@ COMPARISONS: dict[str, Comparison] = {
         *throughput_envs.COMPARISONS,
         *throughput_ppo.COMPARISONS,
         *throughput_histories.COMPARISONS,
+        *throughput_models.COMPARISONS,
     )
 }
 

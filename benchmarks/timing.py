@@ -39,6 +39,7 @@ class ThroughputConfig:
         peers: Python with rejax and gymnax 0.0.9 in it, for the `ppo-` comparisons.
         purejaxrl: folder of a purejaxrl checkout, which `peers` runs.
         sb3: Python with Stable-Baselines3 in it.
+        torch: Python with PyTorch in it, for the comparisons of models; this one by default.
         updates: PPO updates of one training, or None for each comparison's own number.
 
     Raises:
@@ -51,6 +52,7 @@ class ThroughputConfig:
     peers: Path | None = None
     purejaxrl: Path | None = None
     sb3: Path | None = None
+    torch: Path | None = None
     updates: int | None = None
 
     def __post_init__(self):

@@ -28,15 +28,19 @@ class NotInstalled(GlaError):
     """A worker's interpreter cannot be started or lacks a package."""
 
 
-def conditions() -> dict[str, str]:
-    """Return the environment variables of every worker, the same for all.
+def conditions(threads: int = 1) -> dict[str, str]:
+    """Return the environment variables of every worker of a comparison, the same for all.
 
-    They compute on the CPU unless `JAX_PLATFORMS` says otherwise, with one thread, which costs all
-    of them the least CPU time, and compile for themselves: JAX's compilation cache on disk is off.
+    They compute on the CPU unless `JAX_PLATFORMS` says otherwise, and compile for themselves: JAX's
+    compilation cache on disk is off.
+
+    Args:
+        threads: that each may use, unless the variables say otherwise already. One costs small
+            programs the least CPU time.
     """
     variables = {"JAX_PLATFORMS": "cpu", **os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     for name in ("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        variables.setdefault(name, "1")
+        variables.setdefault(name, str(threads))
     return variables
 
 
@@ -48,6 +52,8 @@ class Worker:
         command: starts it.
         settings: its first line.
         patience: seconds to wait for each answer.
+        threads: that it may use.
+        unit: of its work, for messages.
 
     Raises:
         NotInstalled: if the command cannot be started.
@@ -59,8 +65,10 @@ class Worker:
         command: Sequence[str],
         settings: Mapping[str, Any],
         patience: float = PATIENCE,
+        threads: int = 1,
+        unit: str = "environment steps",
     ):
-        self.name, self.patience, self._python = name, patience, command[0]
+        self.name, self.patience, self._python, self._unit = name, patience, command[0], unit
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         try:
             self.process = subprocess.Popen(
@@ -68,7 +76,7 @@ class Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
-                env=conditions(),
+                env=conditions(threads),
                 text=True,
             )
         except OSError as error:
@@ -104,11 +112,11 @@ class Worker:
         return dict(answer.get("packages", {}))
 
     def train(self, seed: int, steps: int) -> Measured:
-        """Let it train once.
+        """Let it train once, or do whatever else is its work.
 
         Args:
             seed: of the training.
-            steps: environment steps that it has to make.
+            steps: units of work, such as environment steps, that it has to make.
 
         Raises:
             GlaError: if it dies, does not answer in time, answers something else, or made another
@@ -120,7 +128,7 @@ class Worker:
         if not all(isinstance(n, (int, float)) and n >= 0 for n in numbers):
             raise self._rubbish(json.dumps(answer))
         if answer["steps"] != steps:
-            raise GlaError(f"{self.name} made {answer['steps']} environment steps", f"{steps}")
+            raise GlaError(f"{self.name} made {answer['steps']} {self._unit}", f"{steps}")
         return Measured(float(answer["wall"]), float(answer["cpu"]))
 
     def close(self):

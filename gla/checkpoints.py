@@ -1,22 +1,34 @@
-"""Checkpoint folders: Orbax checkpoints beside a plain description and a log of metrics."""
+"""Checkpoint folders: Orbax checkpoints beside a plain description.
+
+`checkpoints/` holds the last two training states, `best/` the parameters of the best validation,
+`config.json` what was trained on what, `finished.json` why training ended.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from gla.errors import GlaError
 from gla.files import os_errors, write_json
 
 SCHEMA = "gla-checkpoint"
-VERSION = 1
+VERSION = 2
+
+Which = Literal["latest", "best"]
+_FOLDERS = {"latest": "checkpoints", "best": "best"}
+# Settings of the machine and of what is shown, which do not change what is learned.
+_FREE = ("mesh", "tensorboard")
 
 
 def prepare(
@@ -29,9 +41,9 @@ def prepare(
 
     Args:
         folder: absolute path.
-        description: JSON-like settings. `packages` and the paths of the histories may differ, so
-            that folders can be moved; everything else must agree.
-        fresh: delete the folder first, if it is a checkpoint folder.
+        description: JSON-like settings. `packages`, the paths of the histories and the devices
+            may differ, so that folders can be moved; everything else must agree.
+        fresh: delete the folder first, if it is a checkpoint folder of any version.
         training_defaults: of settings that a description written by an older version lacks.
 
     Raises:
@@ -41,16 +53,17 @@ def prepare(
     content = {"schema": SCHEMA, "version": VERSION, **json.loads(json.dumps(description))}
     occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     if fresh and occupied:
-        describe(folder)  # refuses to delete a folder that holds something else
+        _read(folder)  # refuses to delete a folder that holds something else
         with os_errors(folder, "delete"):
             shutil.rmtree(folder)
         occupied = False
     if occupied:
         old = describe(folder)
-        for part in ("training", "interface", "sources", "histories"):
-            theirs, ours = (_without_paths(one.get(part)) for one in (old, content))
+        for part in ("training", "interface", "sources", "histories", "validation"):
+            theirs, ours = old.get(part), content.get(part)
             if part == "training":
                 theirs = _filled(theirs, training_defaults)
+            theirs, ours = _without_paths(theirs), _without_paths(ours)
             if theirs != ours:
                 raise GlaError(
                     f"the checkpoints in {folder} were trained with other settings: "
@@ -63,7 +76,9 @@ def prepare(
 
 def _without_paths(part: Any) -> Any:
     """Leave out where the histories lie; what they are is compared instead."""
-    return {k: v for k, v in part.items() if k != "histories"} if isinstance(part, dict) else part
+    if not isinstance(part, dict):
+        return part
+    return {k: _without_paths(v) for k, v in part.items() if k != "histories" and k not in _FREE}
 
 
 def _filled(part: Any, defaults: Any) -> Any:
@@ -71,7 +86,7 @@ def _filled(part: Any, defaults: Any) -> Any:
     if not isinstance(part, dict) or not isinstance(defaults, dict):
         return part
     known = {key: _filled(value, defaults.get(key)) for key, value in part.items()}
-    return {**{k: v for k, v in defaults.items() if k != "histories"}, **known}
+    return {**defaults, **known}
 
 
 def _difference(old: Any, new: Any, name: str) -> str:
@@ -86,12 +101,8 @@ def _difference(old: Any, new: Any, name: str) -> str:
     return f"{name} is {old!r} there and {new!r} here"
 
 
-def describe(folder: str | os.PathLike) -> dict[str, Any]:
-    """Return the description of a checkpoint folder.
-
-    Raises:
-        GlaError: if there is none, or one of another schema.
-    """
+def _read(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return the description of a checkpoint folder of any version."""
     file = Path(folder).absolute() / "config.json"
     if not file.exists():
         raise GlaError(
@@ -105,9 +116,31 @@ def describe(folder: str | os.PathLike) -> dict[str, Any]:
         raise GlaError(
             f"{file} cannot be read ({error})", "JSON written by `gla meta-train`"
         ) from None
-    if (schema, version) != (SCHEMA, VERSION):
+    if schema != SCHEMA:
         raise GlaError(
             f"{file} has schema {schema!r} version {version!r}", f"{SCHEMA!r} version {VERSION}"
+        )
+    return content
+
+
+def describe(folder: str | os.PathLike) -> dict[str, Any]:
+    """Return the description of a checkpoint folder.
+
+    Raises:
+        GlaError: if there is none, or one of another schema or version.
+    """
+    content = _read(folder)
+    version = content["version"]
+    if version != VERSION:
+        packages = content.get("packages")
+        writer = packages.get("gla") if isinstance(packages, dict) else None
+        writer = f"gla {writer}" if writer else "another version of gla"
+        raise GlaError(
+            f"the checkpoints in {Path(folder).absolute()} were written by {writer} and have "
+            f"version {version!r}",
+            f"version {VERSION}, which this gla writes",
+            "meta-train again (with --fresh to delete them), or use them with the gla that wrote "
+            "them",
         )
     return content
 
@@ -129,72 +162,191 @@ def finished(folder: Path, step: int) -> bool:
         return False
 
 
-def _manager(folder: Path):
+def _manager(folder: Path, name: str = "checkpoints", keep: int = 2, asynchronous: bool = False):
     import orbax.checkpoint as ocp
 
     # Orbax logs the traceback of every error that it also raises.
     logging.getLogger("absl").setLevel(logging.CRITICAL)
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=2, create=True, enable_async_checkpointing=False
+        max_to_keep=keep, create=True, enable_async_checkpointing=asynchronous
     )
     # Without its handler a manager that has saved nothing yet knows no shapes to compare.
     handler = ocp.StandardCheckpointHandler()
-    return ocp.CheckpointManager(folder / "checkpoints", options=options, item_handlers=handler)
+    return ocp.CheckpointManager(folder / name, options=options, item_handlers=handler)
+
+
+@contextlib.contextmanager
+def _save_errors(folder: Path) -> Iterator[None]:
+    """Turn what Orbax raises while it saves into a plain `GlaError`."""
+    with os_errors(folder, "save a checkpoint in"):
+        try:
+            yield
+        except (ValueError, RuntimeError) as error:  # TensorStore's form of a full disk
+            raise OSError((str(error) or repr(error)).splitlines()[0]) from None
+
+
+class Checkpoints:
+    """Saves checkpoints while training goes on.
+
+    `save` returns as soon as the arrays are copied on their device; a thread writes them. What
+    goes wrong there is raised by the next call, or at the end of the `with` block, which waits
+    until everything is on the disk. Every process of a training that has several must make the
+    same calls.
+
+    Args:
+        folder: checkpoint folder, absolute.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._managers: dict[str, Any] = {}
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object):
+        if kind is None:
+            self.close()
+            return
+        with contextlib.suppress(GlaError):  # what ended the block matters more
+            self.close()
+
+    def save(self, step: int, state: Any):
+        """Save a training state, a pytree of arrays, as the checkpoint of `step`.
+
+        The last two are kept. One that is there already is left alone.
+
+        Raises:
+            GlaError: if the disk is full, or an earlier save failed.
+        """
+        self._save("checkpoints", 2, step, state)
+
+    def save_best(self, step: int, params: Any):
+        """Save parameters as the best so far, in place of the former best.
+
+        Raises:
+            GlaError: as `save`.
+        """
+        self._save("best", 1, step, params)
+
+    def _save(self, name: str, keep: int, step: int, tree: Any):
+        import orbax.checkpoint as ocp
+
+        needed = sum(leaf.nbytes for leaf in jax.tree.leaves(tree)) + 2**16
+        with _save_errors(self._folder):
+            # Asked beforehand, because Orbax meets a full disk in threads that print tracebacks.
+            if shutil.disk_usage(self._folder).free < needed:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if name not in self._managers:
+                self._managers[name] = _manager(self._folder, name, keep, asynchronous=True)
+            manager = self._managers[name]
+            manager.wait_until_finished()  # one at a time, and its error if it had one
+            manager.check_for_errors()
+            if step in manager.all_steps():
+                return
+            # Training gives its buffers away, and on a CPU Orbax would read them in place.
+            kept = _copy(tree)
+            manager.save(step, args=ocp.args.StandardSave(kept), force=True)
+
+    def wait(self):
+        """Return once everything is on the disk.
+
+        Raises:
+            GlaError: if a save failed.
+        """
+        for manager in self._managers.values():
+            with _save_errors(self._folder):
+                manager.wait_until_finished()
+                manager.check_for_errors()
+
+    def close(self):
+        """Wait and give the threads back.
+
+        Raises:
+            GlaError: if a save failed.
+        """
+        try:
+            self.wait()
+        finally:
+            managers, self._managers = self._managers, {}
+            for manager in managers.values():
+                with _save_errors(self._folder):
+                    manager.close()
+
+
+# Operations of its own on every leaf: jit hands on arguments that it returns unchanged.
+_copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
 
 
 def save(folder: Path, step: int, state: Any):
-    """Save a training state, a pytree of arrays, as the checkpoint of `step`; keep the last two."""
-    import orbax.checkpoint as ocp
+    """Save a training state as the checkpoint of `step` and wait until it is on the disk.
 
-    needed = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) + 2**16
-    with os_errors(folder, "save a checkpoint in"):
-        # Asked beforehand, because Orbax meets a full disk in threads that print tracebacks.
-        if shutil.disk_usage(folder).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        try:
-            with _manager(folder) as manager:  # closing it raises what its threads met
-                if step in manager.all_steps():
-                    return
-                manager.save(step, args=ocp.args.StandardSave(jax.tree.map(lambda x: x, state)))
-                manager.wait_until_finished()
-        except (ValueError, RuntimeError) as error:  # TensorStore's form of a full disk
-            raise OSError(str(error).splitlines()[0]) from None
+    Raises:
+        GlaError: see `Checkpoints.save`.
+    """
+    with Checkpoints(folder) as checkpoints:
+        checkpoints.save(step, state)
+
+
+def steps_of(folder: Path, which: Which = "latest") -> list[int]:
+    """Return the steps of the checkpoints that there are, the newest first."""
+    name = _FOLDERS[which]
+    if not (folder / name).exists():
+        return []
+    with _manager(folder, name) as manager:
+        return sorted(manager.all_steps(), reverse=True)
 
 
 def latest_step(folder: Path) -> int:
     """Return the step of the newest checkpoint, or 0 if there is none."""
-    if not (folder / "checkpoints").exists():
-        return 0
-    with _manager(folder) as manager:
-        return manager.latest_step() or 0
+    return next(iter(steps_of(folder)), 0)
 
 
 def restore_latest(folder: Path, like: Any, default: Any = None) -> Any:
-    """Restore the newest readable checkpoint into the structure of `like`.
+    """Restore the newest checkpoint of the training state; see `restore`."""
+    return restore(folder, like, "latest", default)
+
+
+def restore(folder: Path, like: Any, which: Which = "latest", default: Any = None) -> Any:
+    """Restore a checkpoint into the structure of `like`, wherever it was saved.
 
     Args:
         folder: checkpoint folder, absolute.
-        like: a pytree of arrays with the expected structure, shapes and dtypes.
+        like: a pytree of arrays or `jax.ShapeDtypeStruct`s with the expected structure, shapes
+            and dtypes. An array goes where its namesake's sharding says, else to the first device,
+            whatever devices it was saved from.
+        which: `latest`, the newest training state, or `best`, the parameters of the best
+            validation.
         default: what to return if no checkpoint was saved yet.
 
     Raises:
-        GlaError: if there is none and no default, or if it does not fit the model.
+        GlaError: if there is none and no default, or if it is damaged or does not fit the model.
     """
     import orbax.checkpoint as ocp
 
-    if not (folder / "checkpoints").exists():
-        steps = []
-    else:
-        with _manager(folder) as manager:
-            steps = sorted(manager.all_steps(), reverse=True)
+    if which not in _FOLDERS:
+        raise GlaError(f"the checkpoint asked for is {which!r}", "latest or best")
+    name = _FOLDERS[which]
+    steps = steps_of(folder, which)
     if not steps:
-        if default is None:
+        if default is not None:
+            return default
+        if which == "best":
             raise GlaError(
-                f"{folder} holds no checkpoint yet", mend="run `gla meta-train` again to go on"
+                f"{folder} holds no best weights, because no validation has been made",
+                mend="ask for the latest, or meta-train with validation.every above 0",
             )
-        return default
-    template = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-    with _manager(folder) as manager:
+        raise GlaError(
+            f"{folder} holds no checkpoint yet", mend="run `gla meta-train` again to go on"
+        )
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None) or here
+        ),
+        like,
+    )
+    with _manager(folder, name) as manager:
         try:
             found = manager.item_metadata(steps[0])
             _check_fit(found, template, folder)
@@ -202,12 +354,12 @@ def restore_latest(folder: Path, like: Any, default: Any = None) -> Any:
         except GlaError:
             raise
         except Exception as error:  # Orbax raises a bare Exception for an array cut short
+            before = " to fall back to the one before" if len(steps) > 1 else ""
             raise GlaError(
                 f"checkpoint {steps[0]} in {folder} cannot be restored "
                 f"({(str(error) or repr(error)).splitlines()[0][:200]})",
                 "a complete checkpoint of this model",
-                f"delete the folder {folder / 'checkpoints' / str(steps[0])} to fall back to the "
-                "one before",
+                f"delete the folder {folder / name / str(steps[0])}{before}",
             ) from None
 
 
@@ -240,25 +392,3 @@ def _plain(path: Any) -> str:
                 parts.append(str(getattr(entry, attribute)))
                 break
     return "/".join(parts)
-
-
-class MetricsLog:
-    """Appends one JSON object per dispatch to `metrics.jsonl`, cut back to the resumed step."""
-
-    def __init__(self, folder: Path, step: int):
-        self._file = folder / "metrics.jsonl"
-        if self._file.exists():
-            kept = []
-            for line in self._file.read_text().splitlines():
-                try:
-                    if json.loads(line)["step"] <= step:
-                        kept.append(line)
-                except (ValueError, KeyError):
-                    continue  # the line that a kill cut short
-            with os_errors(self._file, "write"):
-                self._file.write_text("".join(line + "\n" for line in kept))
-
-    def write(self, **values: Any):
-        """Append one line."""
-        with os_errors(self._file, "write"), self._file.open("a") as file:
-            file.write(json.dumps(values) + "\n")

@@ -117,30 +117,57 @@ def _collect(arguments: Sequence[str]):
 def _meta_train(arguments: Sequence[str]):
     import tyro
 
+    from gla import parallel
+    from gla.presets import PRESETS, preset
     from gla.training import MetaTrainConfig, meta_train
+
+    # A preset gives the defaults that the other options then change.
+    name, rest = "gla", list(arguments)
+    if rest and rest[0] in PRESETS:
+        name = rest.pop(0)
+    sampling, objective = preset(name)
+    default = MetaTrainConfig(sampling=sampling, objective=objective)
 
     def command(
         out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
-        config: Annotated[MetaTrainConfig, tyro.conf.arg(name="")],
+        config: Annotated[MetaTrainConfig, tyro.conf.arg(name="")] = default,
+        distributed: parallel.DistributedConfig = parallel.DistributedConfig(),  # noqa: B008
         minutes: float | None = None,
         fresh: bool = False,
     ):
-        """Meta-train an agent on histories; run again to go on from the last checkpoint.
+        parallel.start(distributed)
+        with contextlib.ExitStack() as opened:
+            validate = None
+            if config.validation.environments:
+                from gla.benchmarks.validation import Validator
+
+                validate = opened.enter_context(contextlib.closing(Validator(config)))
+            folder = meta_train(config, out, fresh, minutes=minutes, validate=validate)
+        if parallel.is_first():
+            print(f"agent: {folder}")
+
+    command.__doc__ = f"""Meta-train an agent on histories; run again to go on where it stopped.
+
+        `gla meta-train [PRESET] OUT`, where PRESET is one of {", ".join(PRESETS)}: defaults of
+        --sampling and --objective (GLA, Algorithm Distillation, Decision-Pretrained Transformer).
+        These are {name}'s. (A folder of such a name is ./NAME.)
 
         Args:
             out: checkpoint folder.
             config: what to train.
+            distributed: this process's place, where several processes train together.
             minutes: stop after this many minutes of training, even if steps are left.
             fresh: delete the checkpoints in that folder first.
         """
-        print(f"agent: {meta_train(config, out, fresh, minutes=minutes)}")
-
-    _parse(command, arguments, "meta-train")
+    _parse(command, rest, f"meta-train {name}" if rest != list(arguments) else "meta-train")
 
 
 def _meta_test(arguments: Sequence[str]):
+    from typing import Literal
+
     import tyro
 
+    from gla.agents.gla import parse_ask
     from gla.benchmarks.metatest import meta_test_to_file
     from gla.benchmarks.runner import MetaTestConfig
     from gla.benchmarks.statistics import judge
@@ -149,6 +176,8 @@ def _meta_test(arguments: Sequence[str]):
         out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
         agent: str,
         config: Annotated[MetaTestConfig, tyro.conf.arg(name="")],
+        which: Literal["latest", "best"] = "latest",
+        ask: tuple[str, ...] = (),
         fresh: bool = False,
     ):
         """Test an agent, its reward-masked twin and the null controllers on one environment.
@@ -157,9 +186,14 @@ def _meta_test(arguments: Sequence[str]):
             out: results file to write (JSON); kept if it already holds this very test.
             agent: checkpoint folder, or module:factory of an agent of your own.
             config: on what and for how long.
+            which: of a checkpoint folder, the latest weights or those of the best validation.
+            ask: for how much improvement, of an agent trained with conditions: gap=32 (updates
+                ahead), return=0.5 (mean normalised reward per step), or both.
             fresh: replace a results file that is there.
         """
-        results = meta_test_to_file(agent, config, Path(out), fresh)
+        results = meta_test_to_file(
+            agent, config, Path(out), fresh, which=which, ask=parse_ask(ask)
+        )
         print(judge(results).sentence)
 
     _parse(command, arguments, "meta-test")

@@ -3,7 +3,8 @@
 Continuous actions: Gaussians with diagonal covariance, not squashed. Environments clip actions to
 their range instead. The reason: only an unsquashed Gaussian stays Gaussian under a linear map, so
 that the distribution of a projected policy, and the KL divergences of GLA's objective (Eq. 1), are
-exact and closed-form. Discrete actions: categoricals given by logits.
+exact and closed-form. Discrete actions: categoricals given by logits. A squashed (tanh-) Gaussian
+is here for likelihoods alone.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ import jax.numpy as jnp
 from gla.projection import LiftedGaussian
 
 _HALF_LOG_2PI = 0.9189385332046727
+_LOG_2 = 0.6931471805599453
+# Actions of a tanh-Gaussian are read as if they lay at least so far inside (-1, 1).
+TANH_EDGE = 1e-4
 
 
 def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -25,6 +29,28 @@ def gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) ->
 def gaussian_entropy(log_std: jax.Array) -> jax.Array:
     """Entropy f32[...], in nats, of a diagonal Gaussian with log_std f32[..., k]."""
     return jnp.sum(log_std + 0.5 + _HALF_LOG_2PI, -1)
+
+
+def tanh_gaussian_log_prob(action: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Log-density f32[...] of actions f32[..., k] = tanh(x), x from a diagonal Gaussian.
+
+    Actions are clipped to +-(1 - `TANH_EDGE`), so that recorded ones that lie on the border or
+    beyond have a finite density and gradient; within, the density is exact.
+
+    Args:
+        action: f32[..., k].
+        mean: f32[..., k], of x.
+        log_std: f32[..., k], of x.
+    """
+    x = jnp.arctanh(jnp.clip(action, TANH_EDGE - 1.0, 1.0 - TANH_EDGE))
+    # log(1 - tanh(x)^2), written so that nothing cancels where x is large.
+    log_slope = 2.0 * (_LOG_2 - x - jax.nn.softplus(-2.0 * x))
+    return gaussian_log_prob(x, mean, log_std) - jnp.sum(log_slope, -1)
+
+
+def tanh_gaussian_sample(key: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
+    """Draw actions f32[..., k] in [-1, 1] of a tanh-Gaussian; its median is tanh(mean)."""
+    return jnp.tanh(mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape))
 
 
 def categorical_log_prob(action: jax.Array, logits: jax.Array) -> jax.Array:

@@ -1,24 +1,39 @@
 """Training sequences, sampled on the device: context, gap, relabelled targets, projection.
 
-A sequence is a chain of segments from one stream of a learning history. Segment j shows
-`segment_length` consecutive steps of update u_j; the updates move forward by a gap g per segment,
-so the sequence shows learning g times faster than PPO's (paper, section 2, "sub-sample the data").
+A sequence is a chain of segments from one stream of a learning history. A segment shows
+`segment_length` consecutive steps of one update. Segments form stages: the segments of a stage are
+of consecutive updates, and from stage to stage the first of them moves forward by a gap g, so the
+sequence shows learning g times faster than PPO's (paper, section 2, "sub-sample the data"). With
+one segment per stage the updates are u, u + g, u + 2g, ...; with two stages a context from update u
+on is followed by targets from update u + g on, as in Eq. 1.
+
 The target at a position is the action distribution of the policy `lead` updates later, computed at
 the state that was visited; with lead 0 it is the recorded distribution itself, with a large lead
 that of the last policy (the DPT limit). Because the target need not be the behaviour shown, there
 is nothing to copy from the context.
 
+Conditions (the paper's eta) tell the model how much improvement its target shows, in units that
+`gla.tokens.condition_features` documents. Here
+
+- `gap` is the number of updates by which the target's policy is ahead of the policy that acted one
+  stage before, at the same place in it: g plus the lead, and less where the history ends. In the
+  first stage that policy is thought g updates before the one that acts;
+- `return` is the mean normalised reward per step, in the sampled stream, of the update that the
+  target's policy made;
+- `position` counts the steps of the sequence.
+
 A history whose maker kept no policies (an expert's, an imported file) is relabelled by what it
 has: the distribution of its best policy at every visited state, else the distribution that acted,
-else the action that was taken. `lead` means nothing there.
+else the action that was taken. `lead` means nothing there; the
+target's update is the last where it is the best policy's, and otherwise the one that is shown.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,12 +42,14 @@ import numpy as np
 from gla import policy as pol
 from gla import projection as proj
 from gla.errors import GlaError
-from gla.histories import HistoryStore
+from gla.histories import HistoryMeta, HistoryStore
 from gla.normalization import Statistics, normalize_observation, normalize_reward
-from gla.tokens import make_tokens
+from gla.tokens import Interface, check_conditions, condition_features, make_tokens
 
 # Where only the action taken is known, the target gives it this probability (discrete actions).
 TAKEN = 0.99
+# More updates than any history has: as a first update, gap or lead, as far as there is.
+LAST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -42,8 +59,10 @@ class SamplingConfig:
     Attributes:
         segments: segments in a sequence.
         segment_length: steps of a segment, at most the steps of an update.
-        first_update: range of the first segment's update.
-        gap: range of g, updates between neighbouring segments.
+        first_update: range of the first segment's update; it ends, at the latest, where the first
+            stage still fits into the history.
+        gap: range of g, updates from the start of a stage to the start of the next. Where that is
+            past the end, the stage consists of the last updates (the maximal gap).
         lead: range of the number of updates by which the target policy is ahead of the behaviour.
             A lead past the end means the last policy. Without meaning for histories without
             policies.
@@ -51,6 +70,13 @@ class SamplingConfig:
         score_power: streams are drawn with probability proportional to their score to this power
             (`gla.histories.scores`: how much and how steadily it improved); 0 draws all alike.
         keep: only this share of the streams, those with the best scores, is drawn from; in (0, 1].
+        stages: number of stages, which divides the segments; 0: each segment is one.
+        loss_on: which positions count in the loss, `all` or those of the `last` stage.
+        gap_final: the range of g at the end of meta-training; it moves there from `gap` in a
+            straight line, rounded. None: it stays.
+        conditions: what the model is told about the target, some of `gap`, `return`, `position`.
+        condition_dropout: probability that a condition is hidden for a whole sequence, each
+            condition on its own, so that an agent can act without it; in [0, 1].
     """
 
     segments: int = 8
@@ -61,6 +87,11 @@ class SamplingConfig:
     jitter: int = 0
     score_power: float = 0.0
     keep: float = 1.0
+    stages: int = 0
+    loss_on: Literal["all", "last"] = "all"
+    gap_final: tuple[int, int] | None = None
+    conditions: tuple[str, ...] = ()
+    condition_dropout: float = 0.3
 
     def __post_init__(self):
         for name in ("segments", "segment_length"):
@@ -68,21 +99,44 @@ class SamplingConfig:
                 raise GlaError(
                     f"sampling {name} is {getattr(self, name)}", "a whole number of at least 1"
                 )
-        for name in ("first_update", "gap", "lead"):
+        object.__setattr__(self, "conditions", tuple(self.conditions))  # JSON has lists
+        check_conditions(self.conditions)
+        for name in ("first_update", "gap", "lead", "gap_final"):
+            if getattr(self, name) is None:
+                continue
+            object.__setattr__(self, name, tuple(getattr(self, name)))
             low, high = getattr(self, name)
-            if not 0 <= low <= high:
-                raise GlaError(f"sampling {name} is {low} to {high}", "a range 0 <= low <= high")
+            if not 0 <= low <= high <= LAST:
+                raise GlaError(
+                    f"sampling {name} is {low} to {high}", f"a range 0 <= low <= high <= {LAST}"
+                )
         if self.jitter < 0:
             raise GlaError(f"sampling jitter is {self.jitter}", "a whole number >= 0")
         if not 0 <= self.score_power < math.inf:
             raise GlaError(f"sampling score_power is {self.score_power}", "a number >= 0")
         if not 0 < self.keep <= 1:
             raise GlaError(f"sampling keep is {self.keep}", "a share above 0, at most 1")
+        if self.stages < 0 or (self.stages and self.segments % self.stages):
+            raise GlaError(
+                f"sampling stages is {self.stages} for {self.segments} segments",
+                "a number that divides the segments, or 0 for one stage per segment",
+            )
+        if self.loss_on not in ("all", "last"):
+            raise GlaError(f"sampling loss_on is {self.loss_on!r}", "all or last")
+        if not 0 <= self.condition_dropout <= 1:
+            raise GlaError(
+                f"sampling condition_dropout is {self.condition_dropout}", "a probability"
+            )
 
     @property
     def length(self) -> int:
         """Tokens in a sequence."""
         return self.segments * self.segment_length
+
+    @property
+    def stage_segments(self) -> int:
+        """Segments in a stage."""
+        return self.segments // (self.stages or self.segments)
 
     @property
     def weighted(self) -> bool:
@@ -113,6 +167,8 @@ class Histories(NamedTuple):
         target_log_std: f32[R, U, k], without `policy` the targets'; zero for discrete actions.
         score: f32[S], how well each stream learned.
         best: i32[S], the streams in order of their scores, the best first.
+        target_update: i32[U], without `policy` the update to whose policy the targets of each
+            update belong; None where it is that update itself.
     """
 
     observation: jax.Array
@@ -127,23 +183,44 @@ class Histories(NamedTuple):
     target_log_std: jax.Array | None = None
     score: jax.Array | None = None
     best: jax.Array | None = None
+    target_update: jax.Array | None = None
 
 
 class Sequences(NamedTuple):
-    """A batch for the model.
+    """One sequence for the model, or a batch of them with a leading axis B everywhere.
 
     Attributes:
-        tokens: f32[B, L, F].
-        target: `LiftedGaussian` with leading axes [B, L] (its action map [B]), or
-            log-probabilities f32[B, L, m].
+        tokens: f32[L, F].
+        target: `LiftedGaussian` with leading axis [L] (its action map has none), or
+            log-probabilities f32[L, m].
+        action: f32[L, m] or slots i32[L], what was done at this step, as shown in agent space.
+        reward: f32[L], normalised, what it brought.
+        next_observation: f32[L, n], projected, what was seen then; zero where it is not known.
+        known: bool[L], false where the next observation is not of the same episode and segment: a
+            history does not keep what an episode's last step showed.
+        weight: f32[L], of the position in the loss.
     """
 
     tokens: jax.Array
     target: proj.LiftedGaussian | jax.Array
+    action: jax.Array
+    reward: jax.Array
+    next_observation: jax.Array
+    known: jax.Array
+    weight: jax.Array
 
 
-def check(config: SamplingConfig, histories: Histories, name: str):
-    """Raise `GlaError` if sequences cannot be cut out of these histories."""
+def check(
+    config: SamplingConfig, histories: Histories, name: str, scores: np.ndarray | None = None
+):
+    """Raise `GlaError` if sequences cannot be cut out of these histories.
+
+    Args:
+        config: how they would be cut.
+        histories: all of a store, or some of its runs.
+        name: of the histories, for the message.
+        scores: f32[streams] of the whole store, where the histories are some of its runs.
+    """
     _, updates, steps = histories.reward.shape
     if config.segment_length > steps:
         raise GlaError(
@@ -157,12 +234,18 @@ def check(config: SamplingConfig, histories: Histories, name: str):
             f"{updates} updates",
             mend="lower first_update or collect more updates",
         )
+    if config.stage_segments > updates:
+        raise GlaError(
+            f"stages of {config.stage_segments} segments do not fit into the {updates} updates of "
+            f"the histories of {name}",
+            mend="raise stages, lower segments or collect more updates",
+        )
     if config.weighted:
         if histories.score is None or histories.best is None:
             raise GlaError(
                 f"the histories of {name} have no scores", "scores, to draw the better streams"
             )
-        if not np.any(np.asarray(histories.score) > 0):
+        if not np.any(np.asarray(histories.score if scores is None else scores) > 0):
             raise GlaError(
                 f"no stream of the histories of {name} improved: all their scores are 0",
                 "a score above 0 for score_power or keep to prefer",
@@ -170,8 +253,19 @@ def check(config: SamplingConfig, histories: Histories, name: str):
             )
 
 
-def _uniform_int(key: jax.Array, bounds: tuple[int, int]) -> jax.Array:
+def _uniform_int(key: jax.Array, bounds: tuple[Any, Any]) -> jax.Array:
     return jax.random.randint(key, (), bounds[0], bounds[1] + 1)
+
+
+def gap_range(config: SamplingConfig, progress: jax.Array | float) -> tuple[Any, Any]:
+    """Return the range of g, two i32[], when the share `progress` in [0, 1] of training is done."""
+    if config.gap_final is None:
+        return config.gap
+    low, high = (
+        jnp.round(first + (last - first) * jnp.clip(progress, 0.0, 1.0)).astype(jnp.int32)
+        for first, last in zip(config.gap, config.gap_final, strict=True)
+    )
+    return low, high
 
 
 def _draw_stream(key: jax.Array, histories: Histories, config: SamplingConfig) -> jax.Array:
@@ -184,6 +278,8 @@ def _draw_stream(key: jax.Array, histories: Histories, config: SamplingConfig) -
     if not config.score_power:
         return best[jax.random.randint(key, (), 0, len(best))]
     weight = histories.score[best] ** config.score_power
+    # None of a few runs of a store may have improved: then they are alike.
+    weight = jnp.where(weight[0] > 0, weight, 1.0)
     # Inverse CDF. Streams of weight 0 come last, and sums of them may differ by a rounding error.
     below = jax.lax.cummax(jnp.cumsum(weight))
     place = jnp.searchsorted(below, jax.random.uniform(key) * below[-1], side="right")
@@ -195,26 +291,33 @@ def sample_sequence(
     histories: Histories,
     config: SamplingConfig,
     projection_config: proj.ProjectionConfig,
+    interface: Interface,
+    progress: jax.Array | float = 0.0,
 ) -> Sequences:
-    """Draw one sequence (no batch axis) with a fresh projection."""
+    """Draw one sequence (no batch axis) with a fresh projection.
+
+    Args:
+        key: random key.
+        histories: where it comes from.
+        config: how it is cut.
+        projection_config: agent space; the interface has the same sizes.
+        interface: which conditions are read (`Interface.conditions`).
+        progress: f32[] in [0, 1], the share of meta-training that is done.
+    """
     keys = jax.random.split(key, 9)
     _, updates, steps = histories.reward.shape
     discrete = jnp.issubdtype(histories.action.dtype, jnp.integer)
     n = histories.observation.shape[-1]
-    if histories.policy is None:
-        assert histories.log_std is not None and histories.target_log_std is not None
-        k = histories.log_std.shape[-1]
-    else:
-        k = histories.policy.b3.shape[-1]
     stream = _draw_stream(keys[0], histories, config)
     run = histories.run[stream]
-    number = jnp.arange(config.segments)
-    start = _uniform_int(keys[1], config.first_update)
-    behaviour = start + number * _uniform_int(keys[2], config.gap)
-    if config.jitter:
-        behaviour += jax.random.randint(keys[3], behaviour.shape, -config.jitter, config.jitter + 1)
-    behaviour = jnp.clip(behaviour, 0, updates - 1)
-    ahead = jnp.minimum(behaviour + _uniform_int(keys[4], config.lead), updates - 1)
+    gap = jnp.minimum(_uniform_int(keys[2], gap_range(config, progress)), updates)
+    behaviour = _draw_updates(keys[1], keys[3], config, gap, updates)
+    if histories.policy is not None:
+        ahead = jnp.minimum(behaviour + _uniform_int(keys[4], config.lead), updates - 1)
+    elif histories.target_update is not None:
+        ahead = histories.target_update[behaviour]
+    else:
+        ahead = behaviour
     offset = jax.random.randint(keys[5], (config.segments,), 0, steps - config.segment_length + 1)
 
     def cut(array: jax.Array) -> jax.Array:
@@ -232,7 +335,6 @@ def sample_sequence(
     # The state jumps between segments; the reader is told that an episode was cut there.
     truncated = truncated.at[:, -1].set(truncated[:, -1] | ~terminated[:, -1])
 
-    projection = proj.sample(keys[6], projection_config, n, k)
     # Means of the target's Gaussian or logits, and its log standard deviations [segments, k].
     if histories.policy is None:
         assert histories.log_std is not None and histories.target_log_std is not None
@@ -246,11 +348,12 @@ def sample_sequence(
             outputs = jax.vmap(pol.output)(target_policy, observation)
         else:
             outputs, log_std = jax.vmap(pol.gaussian)(target_policy, observation)
+    projection = proj.sample(keys[6], projection_config, n, acted_log_std.shape[-1])
     target: proj.LiftedGaussian | jax.Array
     if discrete:
         target = proj.lift_logits(projection, outputs)
-        slots = proj.lift_slot(keys[7], projection, action)
-        shown = jax.nn.one_hot(slots, projection_config.action_dim)
+        done = proj.lift_slot(keys[7], projection, action)
+        shown = jax.nn.one_hot(done, projection_config.action_dim)
     else:
         log_std = jnp.broadcast_to(log_std[:, None], outputs.shape)
         target = proj.lift_distribution(projection, outputs, log_std)
@@ -258,7 +361,7 @@ def sample_sequence(
         spread = jnp.exp(jnp.mean(spread, -1))[:, None, None]
         shape = (config.segments, config.segment_length, projection_config.action_dim)
         noise = spread * jax.random.normal(keys[8], shape)
-        shown = proj.lift_action(projection, action, noise)
+        done = shown = proj.lift_action(projection, action, noise)
     seen = proj.project_observation(projection, observation)
 
     def flat(x: jax.Array) -> jax.Array:
@@ -268,8 +371,18 @@ def sample_sequence(
         x = flat(x)
         return jnp.concatenate([jnp.zeros_like(x[:1]), x[:-1]])
 
+    conditions = None
+    if interface.conditions:
+        # A key beyond those above: what they draw stays the same.
+        hide = jax.random.fold_in(key, len(keys))
+        conditions = _conditions(hide, histories, config, interface, stream, gap, behaviour, ahead)
     tokens = make_tokens(
-        flat(seen), previous(shown), previous(reward), previous(terminated), previous(truncated)
+        flat(seen),
+        previous(shown),
+        previous(reward),
+        previous(terminated),
+        previous(truncated),
+        conditions,
     )
     if isinstance(target, proj.LiftedGaussian):
         target = target._replace(
@@ -279,7 +392,92 @@ def sample_sequence(
         )
     else:
         target = flat(target)
-    return Sequences(tokens, target)
+    known = flat(~(terminated | truncated))
+    following = jnp.roll(flat(seen), -1, 0)
+    weight = jnp.ones(config.length)
+    if config.loss_on == "last":
+        before = (config.segments - config.stage_segments) * config.segment_length
+        weight = (jnp.arange(config.length) >= before).astype(jnp.float32)
+    return Sequences(
+        tokens=tokens,
+        target=target,
+        action=flat(done),
+        reward=flat(reward),
+        next_observation=jnp.where(known[:, None], following, 0.0),
+        known=known,
+        weight=weight,
+    )
+
+
+def _draw_updates(
+    first_key: jax.Array,
+    jitter_key: jax.Array,
+    config: SamplingConfig,
+    gap: jax.Array,
+    updates: int,
+) -> jax.Array:
+    """Draw the update that each segment shows, i32[segments]."""
+    stage, place = np.divmod(np.arange(config.segments), config.stage_segments)
+    # A stage that would go past the end consists of the last updates.
+    last_start = max(updates - config.stage_segments, 0)
+    low, high = (min(bound, last_start) for bound in config.first_update)
+    start = _uniform_int(first_key, (low, high)) + stage * gap
+    if config.jitter:
+        start += jax.random.randint(jitter_key, start.shape, -config.jitter, config.jitter + 1)
+    return jnp.clip(jnp.minimum(start, last_start) + place, 0, updates - 1)
+
+
+def _conditions(
+    key: jax.Array,
+    histories: Histories,
+    config: SamplingConfig,
+    interface: Interface,
+    stream: jax.Array,
+    gap: jax.Array,
+    behaviour: jax.Array,
+    ahead: jax.Array,
+) -> jax.Array:
+    """Return the condition features of every position, f32[L, 2 c], some of them hidden."""
+    size, updates = config.stage_segments, histories.reward.shape[1]
+    before = jnp.concatenate([behaviour[:size] - gap, behaviour[:-size]])
+    by_segment = {
+        "gap": jnp.clip(ahead - before, 0, updates - 1),
+        "return": jnp.mean(histories.reward[stream, ahead], -1),
+    }
+    values = {name: jnp.repeat(x, config.segment_length) for name, x in by_segment.items()}
+    values["position"] = jnp.arange(config.length, dtype=jnp.float32)
+    features = condition_features(interface, {name: values[name] for name in interface.conditions})
+    shown = jax.random.uniform(key, (len(interface.conditions),)) >= config.condition_dropout
+    return features * jnp.repeat(shown, 2)
+
+
+def align_targets(parts: Sequence[Sequences]) -> list[Sequences]:
+    """Give the targets of several sources the same k, the largest, so that they can be joined."""
+    targets = [part.target for part in parts if isinstance(part.target, proj.LiftedGaussian)]
+    if not targets:
+        return list(parts)
+    k = max(target.log_std.shape[-1] for target in targets)
+    return [
+        part._replace(target=pad_target(target, k))
+        for part, target in zip(parts, targets, strict=True)
+    ]
+
+
+def pad_target(target: proj.LiftedGaussian, k: int) -> proj.LiftedGaussian:
+    """Give a lifted Gaussian k columns without changing the distribution that it stands for.
+
+    The new columns of B are zero and their standard deviations those of the null space, so that in
+    both KL divergences (`gla.distributions.lifted_kls`) they cancel.
+    """
+    more = k - target.log_std.shape[-1]
+    if not more:
+        return target
+    null = target.null_log_std[..., None]
+    columns = jnp.zeros((*target.action_map.shape[:-1], more))
+    return target._replace(
+        log_std=jnp.concatenate([target.log_std, jnp.repeat(null, more, -1)], -1),
+        action_map=jnp.concatenate([target.action_map, columns], -1),
+    )
 
 
 def allocate(batch_size: int, weights: Sequence[float]) -> tuple[int, ...]:
@@ -306,8 +504,10 @@ def allocate(batch_size: int, weights: Sequence[float]) -> tuple[int, ...]:
     return tuple(int(count) for count in counts)
 
 
-def from_store(store: HistoryStore) -> Histories:
-    """Read the complete part of a store as normalised arrays.
+def from_store(
+    store: HistoryStore, runs: Sequence[int] | None = None, scores: np.ndarray | None = None
+) -> Histories:
+    """Read the complete part of a store, or some of its runs, as normalised arrays.
 
     Observations and rewards are normalised by the task's random-policy window, as
     `gla.envs.wrappers.Normalized` does for a task that has no history. The recorded policies take
@@ -324,17 +524,24 @@ def from_store(store: HistoryStore) -> Histories:
     Log standard deviations are clipped to `LOG_STD_RANGE`, as those of policies are: an expert that
     acts without noise would otherwise be infinitely far from every prediction.
 
+    Args:
+        store: an open store.
+        runs: numbers of the runs to read, in any order; nothing else is read. None: all.
+        scores: f32[streams of the complete blocks], where `store.scores().score` is known already.
+
     Raises:
-        GlaError: if the store is damaged or holds no complete block.
+        GlaError: if the store is damaged, holds no complete block or not one of these runs.
     """
     meta = store.meta
-    read = store.read
-    runs = read("reward_scale").shape[0]
-    run = np.repeat(np.arange(runs), meta.streams_per_run)
+    read = _reader(store, runs)
+    count = read("reward_scale").shape[0]
+    run = np.repeat(np.arange(count), meta.streams_per_run)
     mean, std = jnp.asarray(read("observation_mean")), jnp.asarray(read("observation_std"))
     scale = jnp.asarray(read("reward_scale"))[run][:, None, None]
     statistics = Statistics(mean[run][:, None, None], std[run][:, None, None], scale)
-    score = store.scores().score
+    score = store.scores().score if scores is None else scores
+    if runs is not None:
+        score = score.reshape(-1, meta.streams_per_run)[_places(store, runs)].ravel()
     histories = Histories(
         observation=normalize_observation(statistics, jnp.asarray(read("observation"))),
         action=jnp.asarray(read("action")),
@@ -347,8 +554,11 @@ def from_store(store: HistoryStore) -> Histories:
         best=jnp.asarray(np.argsort(-score, kind="stable").astype(np.int32)),
     )
     if "policy" not in meta.arrays:
-        target, target_log_std, log_std = _targets(store, runs, histories.action)
-        return histories._replace(target=target, target_log_std=target_log_std, log_std=log_std)
+        target, target_log_std, log_std = _targets(meta, read, count, histories.action)
+        last = jnp.full(meta.updates, meta.updates - 1) if "target" in meta.arrays else None
+        return histories._replace(
+            target=target, target_log_std=target_log_std, log_std=log_std, target_update=last
+        )
     shape = pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
     policy = pol.unflatten(shape, jnp.asarray(read("policy")))
     policy = policy._replace(
@@ -357,11 +567,37 @@ def from_store(store: HistoryStore) -> Histories:
     return histories._replace(policy=policy)
 
 
+def complete_runs(store: HistoryStore) -> list[int]:
+    """Return the numbers of the runs of all complete blocks, in order."""
+    return [run for block in store.complete_blocks() for run in store.meta.block_runs(block)]
+
+
+def _places(store: HistoryStore, runs: Sequence[int]) -> list[int]:
+    """Return where runs stand among the complete ones."""
+    place = {run: i for i, run in enumerate(complete_runs(store))}
+    for run in runs:
+        if run not in place:
+            raise GlaError(f"run {run} of the histories in {store.place} is not complete")
+    return [place[run] for run in runs]
+
+
+def _reader(store: HistoryStore, runs: Sequence[int] | None) -> Callable[[str], np.ndarray]:
+    """Return what reads an array by its name, of all runs or of these in this order."""
+    if runs is None:
+        return store.read
+    spans: list[range] = []  # neighbours are read as one
+    for run in runs:
+        if spans and spans[-1].stop == run:
+            spans[-1] = range(spans[-1].start, run + 1)
+        else:
+            spans.append(range(run, run + 1))
+    return lambda name: np.concatenate([store.read(name, span) for span in spans])
+
+
 def _targets(
-    store: HistoryStore, runs: int, action: jax.Array
+    meta: HistoryMeta, read: Callable[[str], np.ndarray], runs: int, action: jax.Array
 ) -> tuple[jax.Array | None, jax.Array, jax.Array]:
     """Return target, target_log_std and log_std of `Histories` without policies."""
-    meta = store.meta
 
     def spread(log_std: np.ndarray | float) -> jax.Array:
         """Give log standard deviations all axes, [R, U, k]."""
@@ -370,12 +606,12 @@ def _targets(
             return jnp.zeros(shape)
         return jnp.clip(jnp.broadcast_to(jnp.asarray(log_std), shape), *pol.LOG_STD_RANGE)
 
-    acted = spread(store.read("log_std")) if "distribution" in meta.arrays else None
+    acted = spread(read("log_std")) if "distribution" in meta.arrays else None
     if "target" in meta.arrays:
-        log_std = spread(store.read("target_log_std")[:, None])
-        return jnp.asarray(store.read("target")), log_std, log_std if acted is None else acted
+        log_std = spread(read("target_log_std")[:, None])
+        return jnp.asarray(read("target")), log_std, log_std if acted is None else acted
     if acted is not None:
-        return jnp.asarray(store.read("distribution")), acted, acted
+        return jnp.asarray(read("distribution")), acted, acted
     narrow = spread(pol.LOG_STD_RANGE[0])
     if not meta.discrete:
         return None, narrow, narrow

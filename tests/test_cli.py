@@ -184,11 +184,16 @@ def test_the_four_verbs_small(capsys, tmp_path):
         *("--steps-per-dispatch", 2, "--checkpoint-every", 2, "--sampling.segments", 2),
         *("--model.width", 16, "--model.layers", 1, "--model.heads", 2, "--model.window", 100),
         *("--projection.observation-dim", 8, "--projection.action-dim", 4),
+        *("--sampling.conditions", "gap", "--validation.every", 2, "--validation.steps", 40),
+        *("--validation.environments", "gla/RandomLinear-v0", "--validation.lifetimes", 2),
     ]
     assert run(*train) == 0
+    lines = (agent / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line)["validation"] for line in lines if "validation" in line]
+    assert len(found) == 2 and all("score" in one for one in found)
     test = [
         *("meta-test", results, "--agent", agent, "--lifetimes", 3, "--steps", 100),
-        *("--environment", "gla/RandomLinear-v0"),
+        *("--which", "best", "--ask", "gap=5", "--environment", "gla/RandomLinear-v0"),
     ]
     assert run(*test) == 0
     said = capsys.readouterr().out

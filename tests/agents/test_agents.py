@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import sys
 
 import gymnasium
@@ -13,10 +14,10 @@ import pytest
 from gla import checkpoints, training
 from gla.agents.base import Agent, View
 from gla.agents.external import load_agent
-from gla.agents.gla import GLAAgent, load
+from gla.agents.gla import GLAAgent, load, parse_ask
 from gla.agents.nulls import Null, null_controllers
 from gla.errors import GlaError
-from gla.models import Transformer, TransformerConfig
+from gla.models import ModelConfig, make_model
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.tokens import Interface, gaussian_outputs, make_tokens
@@ -109,15 +110,14 @@ def test_all_null_controllers_share_one_program():
 
 # GLA
 
-MODEL = TransformerConfig(width=16, layers=2, heads=2, mlp=2, window=8)
+MODEL = ModelConfig(width=16, layers=2, heads=2, mlp=2, window=8)
 LENGTH = 13  # past the window
 
 
 def make_agent(discrete):
     interface = Interface(5, 3, discrete)
-    params = jax.jit(Transformer(MODEL, interface.outputs).init)(
-        jax.random.key(0), jnp.zeros((1, 2, interface.token_size))
-    )
+    model = make_model(MODEL, interface.token_size, interface.outputs)
+    params = model.init(jax.random.key(0))
     # Away from the tiny initial head, so that what was seen matters.
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype("f4"), params)
@@ -143,7 +143,7 @@ def test_acting_step_by_step_is_the_model_on_the_whole_lifetime(discrete):
     shown = np.eye(3, dtype=np.float32)[actions] if discrete else actions
     previous = np.concatenate([np.zeros((1, 2, 3), np.float32), shown[:-1]])
     tokens = make_tokens(observation, previous, reward, *flags).swapaxes(0, 1)
-    outputs = Transformer(MODEL, agent.interface.outputs).apply(agent.params, tokens)
+    outputs = agent.model.apply(agent.params, tokens)[0]
     outputs = np.asarray(outputs).swapaxes(0, 1)
     for t in range(LENGTH):
         if discrete:
@@ -154,7 +154,7 @@ def test_acting_step_by_step_is_the_model_on_the_whole_lifetime(discrete):
             expected = mean + np.exp(log_std) * jax.random.normal(keys[t], (2, 3))
             np.testing.assert_allclose(actions[t], expected, atol=1e-5)
     assert actions.dtype == (np.int32 if discrete else np.float32)
-    assert state.cache.length.tolist() == [LENGTH, LENGTH]
+    assert state.memory.length.tolist() == [LENGTH, LENGTH]
     jax.tree.map(np.testing.assert_array_equal, state.params, agent.params)
 
 
@@ -208,7 +208,7 @@ def rewrite(folder, change):
 def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
     agent = load(saved[0], name="mine")
     assert isinstance(agent, Agent) and agent.jittable and agent.name == "mine"
-    assert agent.config == MODEL and agent.interface == Interface(5, 3)
+    assert agent.model.config == MODEL and agent.interface == Interface(5, 3)
     assert agent.view == View(ProjectionConfig(5, 3, "orthogonal"))
     jax.tree.map(np.testing.assert_array_equal, agent.params, saved[1])
     space = gymnasium.spaces.Box(-1, 1, (3,))
@@ -275,3 +275,89 @@ def test_agents_are_found_by_name(saved, tmp_path, monkeypatch):
     ):
         with pytest.raises(GlaError, match=words):
             load_agent(spec)
+
+
+# Asking for improvement
+
+
+def asked_agent(ask=None, conditions=("gap", "position")):
+    interface = Interface(5, 3, conditions=conditions)
+    params = make_model(MODEL, interface.token_size, interface.outputs).init(jax.random.key(0))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: x + 0.3 * rng.normal(size=x.shape).astype("f4"), params)
+    return GLAAgent(params, MODEL, interface, View(ProjectionConfig(5, 3)), ask=ask)
+
+
+def test_what_is_asked_for_and_the_position_are_in_every_token(monkeypatch):
+    agent, seen = asked_agent({"gap": 100.0}), []
+    box = gymnasium.spaces.Box(-1, 1, (3,))
+    step = type(agent.model).step
+    monkeypatch.setattr(
+        type(agent.model),
+        "step",
+        lambda self, p, token, m: (seen.append(token), step(self, p, token, m))[1],
+    )
+    state = agent.init(jax.random.key(0), 2, OBSERVATIONS, box)
+    nothing = np.zeros(2, bool)
+    for _ in range(3):
+        state, _ = agent.act(
+            state, jnp.zeros((2, 5)), jnp.zeros(2), nothing, nothing, jax.random.key(1)
+        )
+    features = np.stack(seen)[:, :, -4:]
+    # A gap of 100 updates is shown as 1, position t as log(1 + t) / log(4097), both as known.
+    np.testing.assert_allclose(features[..., 0], 1.0, rtol=1e-6)
+    at = np.log1p(np.arange(3.0)) / np.log(4097)
+    np.testing.assert_allclose(features[..., 2], np.stack([at, at], 1), rtol=1e-6)
+    assert (features[..., [1, 3]] == 1).all()
+    assert agent.name == "gla (gap 100)"
+
+
+def test_asking_changes_what_is_done_and_not_asking_hides_it():
+    box, nothing = gymnasium.spaces.Box(-1, 1, (3,)), np.zeros(2, bool)
+
+    def first(agent):
+        state = agent.init(jax.random.key(0), 2, OBSERVATIONS, box)
+        seen = (jnp.ones((2, 5)), jnp.zeros(2), nothing, nothing)
+        return np.asarray(agent.act(state, *seen, jax.random.key(1))[1])
+
+    assert not np.allclose(first(asked_agent({"gap": 1.0})), first(asked_agent({"gap": 50.0})))
+    assert not np.allclose(first(asked_agent({"gap": 0.0})), first(asked_agent()))
+    np.testing.assert_array_equal(
+        first(asked_agent({"gap": 5.0})), first(asked_agent({"gap": 5.0}))
+    )
+
+
+def test_what_the_model_does_not_read_cannot_be_asked_for():
+    with pytest.raises(GlaError, match="does not read the condition 'return'.*gap, position"):
+        asked_agent({"return": 1.0})
+    with pytest.raises(GlaError, match="trained without conditions"):
+        asked_agent({"gap": 1.0}, conditions=())
+    with pytest.raises(GlaError, match="'gla.agents.nulls:x' is no checkpoint folder"):
+        load_agent("gla.agents.nulls:x", ask={"gap": 1.0})
+
+
+def test_words_that_ask():
+    assert parse_ask(["gap=32", "return=-0.5"]) == {"gap": 32.0, "return": -0.5}
+    assert parse_ask([]) == {}
+    for word, message in (
+        ("gap", "asked for 'gap'; expected gap=NUMBER or return=NUMBER"),
+        ("gap=much", "gap=NUMBER"),
+        ("gaps=3", "did you mean gap"),
+        ("position=3", "gap=NUMBER or return=NUMBER"),
+    ):
+        with pytest.raises(GlaError, match=re.escape(message)):
+            parse_ask([word])
+
+
+def test_squashed_actions_stay_inside_the_unit_cube():
+    interface = Interface(5, 3, squashed=True)
+    params = make_model(MODEL, interface.token_size, interface.outputs).init(jax.random.key(0))
+    params = jax.tree.map(lambda x: x + 3.0, params)
+    agent = GLAAgent(params, MODEL, interface, View(ProjectionConfig(5, 3)))
+    state = agent.init(None, 64, OBSERVATIONS, gymnasium.spaces.Box(-1, 1, (3,)))
+    nothing = np.zeros(64, bool)
+    state, action = agent.act(
+        state, jnp.ones((64, 5)), jnp.zeros(64), nothing, nothing, jax.random.key(1)
+    )
+    assert 0.5 < np.abs(action).max() <= 1.0
+    np.testing.assert_array_equal(state.previous_action, action)

@@ -11,7 +11,7 @@ from gla.agents.ppo import PPOConfig
 from gla.benchmarks import quickstart
 from gla.benchmarks.runner import MetaTestConfig
 from gla.errors import GlaError
-from gla.models import TransformerConfig
+from gla.models import ModelConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.training import MetaTrainConfig
@@ -26,7 +26,7 @@ def tiny(seed: int = 0) -> quickstart.Plan:
         training=MetaTrainConfig(
             projection=ProjectionConfig(12, 4),
             sampling=SamplingConfig(segments=2, segment_length=50),
-            model=TransformerConfig(width=16, layers=1, heads=2, window=100),
+            model=ModelConfig(width=16, layers=1, heads=2, window=100),
             batch_size=2,
             steps=4,
             steps_per_dispatch=2,

@@ -16,7 +16,7 @@ from gla.agents.nulls import Null
 from gla.benchmarks import runner
 from gla.benchmarks.runner import MetaTestConfig, Trace, lifetimes_of, make_lens, make_world
 from gla.errors import GlaError
-from gla.models import Transformer, TransformerConfig
+from gla.models import ModelConfig, make_model
 from gla.normalization import normalize_observation, normalize_reward
 from gla.projection import ProjectionConfig
 from gla.tokens import Interface
@@ -105,10 +105,9 @@ def in_a_loop(agent):
 
 @pytest.fixture(scope="module")
 def gla_agent():
-    model, interface = TransformerConfig(16, 1, 2, 2, window=40), Interface(8, 4)
-    params = jax.jit(Transformer(model, interface.outputs).init)(
-        jax.random.key(0), jnp.zeros((1, 2, interface.token_size))
-    )
+    interface = Interface(8, 4)
+    model = ModelConfig(width=16, layers=1, heads=2, mlp=2, window=40)
+    params = make_model(model, interface.token_size, interface.outputs).init(jax.random.key(0))
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda x: x + 0.2 * rng.normal(size=x.shape).astype("f4"), params)
     return GLAAgent(params, model, interface, View(ProjectionConfig(8, 4), window=50))
@@ -257,10 +256,8 @@ def test_a_host_simulator_takes_plain_and_jax_agents(gla_agent):
         assert np.flatnonzero(played.done.all(1)).tolist() == [49]
         np.testing.assert_array_equal(np.stack([s[1] for s in agent.seen])[1:], played.reward[:-1])
         wide = View(ProjectionConfig(12, 4), window=20)
-        through = GLAAgent(None, gla_agent.config, Interface(12, 4), wide)
-        through.params = jax.jit(Transformer(gla_agent.config, 8).init)(
-            jax.random.key(0), jnp.zeros((1, 2, Interface(12, 4).token_size))
-        )
+        through = GLAAgent(None, gla_agent.model.config, Interface(12, 4), wide)
+        through.params = through.model.init(jax.random.key(0))
         lens = make_lens(world, wide, config)
         assert np.isfinite(runner.run_agent(through, world, config, lens, steps=10).reward).all()
         with pytest.raises(GlaError, match="gla/Reacher-v0 was given an action that is nan"):

@@ -38,6 +38,54 @@ def test_gaussian_log_prob_and_entropy():
     assert float(at_mean) == pytest.approx(-0.5 * np.log(2 * np.pi), rel=1e-6)
 
 
+def test_tanh_gaussian_density_integrates_to_one_and_to_its_quantiles():
+    mean, std = 0.4, 0.6
+    # Between the points at which densities are read as if they lay at the edge.
+    x = np.linspace(-1 + 2e-4, 1 - 2e-4, 200_001)
+    log_std = np.full((len(x), 1), np.log(std))
+    density = np.exp(
+        np.asarray(
+            jax.jit(dist.tanh_gaussian_log_prob)(x[:, None], np.full((len(x), 1), mean), log_std),
+            np.float64,
+        )
+    )
+    assert np.trapezoid(density, x) == pytest.approx(1.0, abs=1e-3)
+    for edge in (-0.5, 0.0, 0.7):
+        below = x <= edge
+        expected = scipy.stats.norm(mean, std).cdf(np.arctanh(edge))
+        assert np.trapezoid(density[below], x[below]) == pytest.approx(expected, abs=1e-3)
+
+
+def test_tanh_gaussian_log_prob_is_the_change_of_variables():
+    actions = np.tanh(RNG.normal(size=(5, 3)) * 1.5)
+    expected = scipy.stats.norm(MEANS, np.exp(LOG_STDS)).logpdf(np.arctanh(actions))
+    expected = (expected - np.log(1 - actions**2)).sum(-1)
+    found = dist.tanh_gaussian_log_prob(actions.astype(np.float32), MEANS, LOG_STDS)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+    # By hand: at 0 the slope of tanh is 1.
+    at_zero = dist.tanh_gaussian_log_prob(jnp.zeros(1), jnp.zeros(1), jnp.zeros(1))
+    assert float(at_zero) == pytest.approx(-0.5 * np.log(2 * np.pi), rel=1e-6)
+
+
+@pytest.mark.parametrize("action", [1.0, -1.0, 3.0, -1e30, 0.99999])
+def test_actions_at_the_edge_and_beyond_have_a_finite_density_and_gradient(action):
+    def log_prob(a, mean, log_std):
+        return dist.tanh_gaussian_log_prob(a, mean, log_std)
+
+    edge = np.sign(action) * (1 - dist.TANH_EDGE)
+    parts = jnp.full(1, action), jnp.zeros(1), jnp.full(1, -3.0)
+    value, slopes = jax.value_and_grad(log_prob, (0, 1, 2))(*parts)
+    assert np.isfinite(value) and all(np.isfinite(s).all() for s in slopes)
+    assert float(value) == float(log_prob(jnp.full(1, edge), *parts[1:]))
+
+
+def test_tanh_gaussian_samples_have_its_quantiles():
+    mean, log_std = jnp.full(20_000, 0.4), jnp.full(20_000, -0.3)
+    drawn = np.asarray(dist.tanh_gaussian_sample(jax.random.key(0), mean, log_std))
+    test = scipy.stats.kstest(np.arctanh(drawn), scipy.stats.norm(0.4, np.exp(-0.3)).cdf)
+    assert test.pvalue > 0.01 and np.abs(drawn).max() <= 1
+
+
 def test_categorical_log_prob_and_entropy():
     p = probabilities(LOGITS)
     actions = np.array([0, 3, 1, 2, 3])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -12,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gla import policy as pol
-from gla import sampling, training
+from gla import sampling
 from gla.errors import GlaError
 from gla.histories import STREAM_ARRAYS, HistoryMeta, HistoryStore, array_shapes
 from gla.projection import ProjectionConfig
-from gla.sampling import Histories, SamplingConfig
+from gla.sampling import LAST, Histories, SamplingConfig
+from gla.tokens import Interface, condition_features
 
 STREAMS, UPDATES, STEPS, RUNS, K = 4, 9, 6, 2, 2
 IDENTITY = ProjectionConfig(observation_dim=3, action_dim=K, kind="identity")
@@ -65,17 +67,41 @@ def histories(discrete=False):
     )
 
 
+def interface_of(projection, discrete=False, conditions=()):
+    return Interface(projection.observation_dim, projection.action_dim, discrete, conditions)
+
+
 @functools.cache
-def draw_many(config, projection, discrete=False):
-    """(places i[count, L, 3], tokens, target) of sampled sequences, as numpy arrays."""
+def sampler(config, projection, discrete=False, conditions=()):
+    """A compiled function of (keys, histories) that samples a sequence for each key."""
+    interface = interface_of(projection, discrete, conditions)
+    return jax.jit(
+        jax.vmap(
+            lambda key, h: sampling.sample_sequence(key, h, config, projection, interface),
+            (0, None),
+        )
+    )
+
+
+@functools.cache
+def draw_all(config, projection, discrete=False):
+    """`Sequences` of COUNT sampled sequences, as numpy arrays."""
     keys = jax.random.split(jax.random.key(0), COUNT)
-    many = jax.jit(
-        jax.vmap(lambda key, h: sampling.sample_sequence(key, h, config, projection), (0, None))
-    )(keys, histories(discrete))
-    tokens, target = jax.tree.map(np.asarray, many)
+    many = sampler(config, projection, discrete)(keys, histories(discrete))
+    return jax.tree.map(np.asarray, many)
+
+
+def places_of(tokens):
+    """The (stream, update, step) that each token's observation says, i[..., L, 3]."""
     places = np.rint(tokens[..., :3] * 10).astype(int)
     np.testing.assert_allclose(places / 10, tokens[..., :3], atol=1e-6)
-    return places, tokens, target
+    return places
+
+
+def draw_many(config, projection, discrete=False):
+    """(places i[count, L, 3], tokens, target) of sampled sequences, as numpy arrays."""
+    many = draw_all(config, projection, discrete)
+    return places_of(many.tokens), many.tokens, many.target
 
 
 @pytest.fixture(scope="module")
@@ -215,10 +241,9 @@ def test_discrete_actions_become_slots(jittered):
 
 def test_every_sequence_gets_a_projection_of_its_own():
     config = ProjectionConfig(8, 5)
-    draw = jax.jit(
-        lambda seed, h: sampling.sample_sequence(jax.random.key(seed), h, CONFIG, config)
-    )
-    first, again, other = (jax.tree.map(np.asarray, draw(s, histories())) for s in (0, 0, 1))
+    keys = jnp.stack([jax.random.key(seed) for seed in (0, 0, 1)])
+    drawn = jax.tree.map(np.asarray, sampler(CONFIG, config)(keys, histories()))
+    first, again, other = (jax.tree.map(lambda x, i=i: x[i], drawn) for i in range(3))
     np.testing.assert_array_equal(first.tokens, again.tokens)
     b = first.target.action_map
     assert not np.allclose(b, other.target.action_map)
@@ -294,14 +319,10 @@ def test_stored_policies_take_normalised_observations(stored):
 def test_with_no_lead_the_target_is_the_recorded_distribution(stored):
     read, arrays = stored
     config = dataclasses.replace(CONFIG, lead=(0, 0))
-    draw = jax.jit(
-        lambda seed, h: sampling.sample_sequence(jax.random.key(seed), h, config, IDENTITY)
-    )
-    for seed in range(5):
-        one = draw(seed, read)
-        place = np.rint(np.asarray(one.tokens[:, :3]) * 10).astype(int)
-        recorded = np.asarray(arrays["distribution"])[tuple(place.T)]
-        np.testing.assert_allclose(one.target.mean, recorded, atol=1e-4)
+    drawn = sampler(config, IDENTITY)(jax.random.split(jax.random.key(0), 5), read)
+    places = np.rint(np.asarray(drawn.tokens[..., :3]) * 10).astype(int)
+    recorded = pick(arrays["distribution"], places)
+    np.testing.assert_allclose(drawn.target.mean, recorded, atol=1e-4)
 
 
 # Histories without policies
@@ -335,14 +356,13 @@ def bare_store(path, arrays=(), discrete=False):
 
 @functools.cache
 def _program(discrete):
-    del discrete  # one program for each
-    return jax.jit(jax.vmap(lambda k, h: sampling.sample_sequence(k, h, PLAIN, WIDE), (0, None)))
+    return sampler(PLAIN, WIDE, discrete)
 
 
 def draw_bare(store, discrete=False):
     keys = jax.random.split(jax.random.key(0), COUNT)
-    tokens, target = jax.tree.map(np.asarray, _program(discrete)(keys, sampling.from_store(store)))
-    return np.rint(tokens[..., :3] * 10).astype(int), tokens, target
+    many = jax.tree.map(np.asarray, _program(discrete)(keys, sampling.from_store(store)))
+    return np.rint(many.tokens[..., :3] * 10).astype(int), many.tokens, many.target
 
 
 def pick(array, places):
@@ -398,7 +418,7 @@ def test_a_lead_is_without_meaning_where_there_are_no_policies(tmp_path):
     store, _ = bare_store(tmp_path / "s", ("distribution",))
     read, key = sampling.from_store(store), jax.random.key(1)
     one, other = (
-        sampling.sample_sequence(key, read, dataclasses.replace(PLAIN, lead=lead), WIDE)
+        sampler(dataclasses.replace(PLAIN, lead=lead), WIDE)(key[None], read)
         for lead in ((0, 0), (50, 50))
     )
     np.testing.assert_array_equal(one.target.mean, other.target.mean)
@@ -440,6 +460,11 @@ def test_streams_are_drawn_by_their_scores(settings, expected):
     assert (found[np.asarray(expected) == 0] == 0).all(), "never, not seldom"
 
 
+def test_a_pool_in_which_nothing_improved_is_drawn_from_all_alike():
+    found = frequencies(scored([0.0, 0, 0, 0]), dataclasses.replace(CONFIG, score_power=1.0))
+    np.testing.assert_allclose(found, 0.25, atol=0.015)
+
+
 def test_many_streams_of_score_zero_are_never_drawn():
     score = np.random.default_rng(0).random(3000)
     score[::3] = 0
@@ -451,18 +476,14 @@ def test_sequences_come_from_the_better_streams():
     config = dataclasses.replace(CONFIG, score_power=1.0, keep=0.5)
     data = scored([0.0, 0.4, 0.0, 0.1])
     keys = jax.random.split(jax.random.key(0), COUNT)
-    tokens, _ = jax.jit(
-        jax.vmap(lambda key, h: sampling.sample_sequence(key, h, config, IDENTITY), (0, None))
-    )(keys, data)
-    assert set(np.rint(np.asarray(tokens)[:, 0, 0] * 10)) == {1, 3}
+    tokens = np.asarray(sampler(config, IDENTITY)(keys, data).tokens)
+    assert set(np.rint(tokens[:, 0, 0] * 10)) == {1, 3}
 
 
 def test_without_weights_scores_change_nothing(near):
     keys = jax.random.split(jax.random.key(0), COUNT)
-    tokens, _ = jax.jit(
-        jax.vmap(lambda key, h: sampling.sample_sequence(key, h, CONFIG, IDENTITY), (0, None))
-    )(keys, scored([0.2, 0.0, 0.5, 0.3]))
-    np.testing.assert_array_equal(tokens, near[1])
+    drawn = sampler(CONFIG, IDENTITY)(keys, scored([0.2, 0.0, 0.5, 0.3]))
+    np.testing.assert_array_equal(drawn.tokens, near[1])
 
 
 def test_a_stores_scores_are_read(stored, tmp_path):
@@ -475,9 +496,12 @@ def test_a_stores_scores_are_read(stored, tmp_path):
 
 
 def test_settings_from_before_there_were_scores_can_be_read():
-    old = dataclasses.asdict(training.MetaTrainConfig(sampling=CONFIG))
-    del old["sampling"]["score_power"], old["sampling"]["keep"]
-    assert training.config_from_json(old).sampling == CONFIG
+    old = json.loads(json.dumps(dataclasses.asdict(CONFIG)))
+    first = ("segments", "segment_length", "first_update", "gap", "lead", "jitter")
+    again = SamplingConfig(**{name: old[name] for name in first})
+    assert again == CONFIG and hash(again) == hash(CONFIG), "lists have become ranges"
+    moving = dataclasses.replace(CONFIG, gap_final=(4, 5), conditions=("gap",))
+    assert SamplingConfig(**json.loads(json.dumps(dataclasses.asdict(moving)))) == moving
 
 
 def test_scores_that_choose_nothing_are_refused():
@@ -487,6 +511,7 @@ def test_scores_that_choose_nothing_are_refused():
     for config in (weighted, dataclasses.replace(CONFIG, keep=0.5)):
         with pytest.raises(GlaError, match="histories of made improved: all their scores are 0"):
             sampling.check(config, scored([0, 0, 0, 0]), "made")
+    sampling.check(weighted, scored([0, 0, 0, 0]), "made", np.array([0, 0.1]))
     with pytest.raises(GlaError, match="made have no scores"):
         sampling.check(weighted, histories(), "made")
 
@@ -528,6 +553,289 @@ def test_weights_must_be_above_zero(weights):
         sampling.allocate(8, weights)
 
 
+# What each position holds beside the token
+
+
+def test_actions_rewards_and_observations_are_those_of_the_step(near):
+    places, tokens, _ = near
+    many = draw_all(CONFIG, IDENTITY)
+    number = places @ [1000, 10, 1]
+    np.testing.assert_allclose(many.action, np.stack([number, -number], -1), atol=1e-3)
+    np.testing.assert_array_equal(many.reward, number + 0.5)
+    last = np.arange(12) % 4 == 3
+    known = ~((number % 3 == 0) | (number % 7 == 0) | last)
+    np.testing.assert_array_equal(many.known, known)
+    assert known.any() and (~known & ~last).any()
+    following = np.where(known[..., None], np.roll(tokens[..., :3], -1, 1), 0.0)
+    np.testing.assert_array_equal(many.next_observation, following)
+    after = places_of(many.next_observation)[known]
+    np.testing.assert_array_equal(after, places[known] + [0, 0, 1])
+    assert (many.weight == 1).all()
+
+
+def test_discrete_actions_are_the_slots_that_are_shown(jittered):
+    many = draw_all(JITTERED, SLOTS, discrete=True)
+    assert np.issubdtype(many.action.dtype, np.integer)
+    np.testing.assert_array_equal(many.action[:, :-1], many.tokens[:, 1:, 3:8].argmax(-1))
+    number = jittered[0] @ [1000, 10, 1]
+    np.testing.assert_array_equal(many.action % 2, number % K)
+
+
+# Stages
+
+STAGED = SamplingConfig(
+    segments=6, segment_length=4, first_update=(0, LAST), gap=(3, 4), lead=(1, 1), stages=2,
+    loss_on="last", conditions=("gap", "return", "position"), condition_dropout=0.4,
+)  # fmt: skip
+CONDITIONS = ("position", "gap", "return")
+MANY = 400
+
+
+@pytest.fixture(scope="module")
+def staged():
+    """Sequences of two stages, with conditions, of rewards that say only stream and update."""
+    where = np.indices((STREAMS, UPDATES, STEPS))
+    data = histories()._replace(reward=jnp.asarray(where[0] - where[1] / 10, jnp.float32))
+    draw = sampler(STAGED, IDENTITY, conditions=CONDITIONS)
+    many = jax.tree.map(np.asarray, draw(jax.random.split(jax.random.key(3), MANY), data))
+    return many, places_of(many.tokens).reshape(MANY, 6, 4, 3)[:, :, 0, 1]
+
+
+def test_a_stage_shows_consecutive_updates_and_the_next_begins_a_gap_later(staged):
+    _, updates = staged
+    first, second = updates[:, :3], updates[:, 3:]
+    np.testing.assert_array_equal(first, first[:, :1] + np.arange(3))
+    np.testing.assert_array_equal(second, second[:, :1] + np.arange(3))
+    # A first update past the end means anywhere that a stage fits, all alike.
+    counts = np.bincount(first[:, 0], minlength=UPDATES)
+    assert counts[7:].sum() == 0 and counts[:7].min() > MANY / 7 / 2
+    # A stage past the end is the last one: updates 6, 7 and 8.
+    moved = second[:, 0] - first[:, 0]
+    inside = first[:, 0] <= 2
+    assert set(moved[inside]) == {3, 4}
+    assert (second[~inside, 0] == np.minimum(first[~inside, 0] + moved[~inside], 6)).all()
+    assert (second[first[:, 0] >= 3, 0] == 6).all()
+
+
+def test_only_the_last_stage_counts_where_it_alone_is_asked_for(staged):
+    np.testing.assert_array_equal(staged[0].weight, np.tile(np.repeat([0.0, 1.0], 12), (MANY, 1)))
+
+
+def test_the_maximal_gap_ends_in_the_last_updates():
+    config = dataclasses.replace(STAGED, gap=(LAST, LAST), conditions=(), first_update=(0, 2))
+    many = draw_all(config, IDENTITY)
+    updates = places_of(many.tokens).reshape(COUNT, 6, 4, 3)[:, :, 0, 1]
+    assert (updates[:, 3:] == [6, 7, 8]).all() and set(updates[:, 0]) == {0, 1, 2}
+
+
+def moving(progress):
+    config = dataclasses.replace(CONFIG, gap=(1, 2), gap_final=(3, 4), first_update=(0, 0))
+    low, high = sampling.gap_range(config, progress)
+    return int(low), int(high)
+
+
+def test_the_gap_moves_with_progress():
+    assert [moving(p) for p in (0.0, 0.2, 0.5, 0.8, 1.0)] == [
+        (1, 2), (1, 2), (2, 3), (3, 4), (3, 4),
+    ]  # fmt: skip
+    assert moving(-1.0) == (1, 2) and moving(2.0) == (3, 4)
+    config = dataclasses.replace(CONFIG, gap=(1, 2), gap_final=(3, 4), first_update=(0, 0))
+    draw = jax.jit(
+        jax.vmap(
+            lambda key, h, progress: sampling.sample_sequence(
+                key, h, config, IDENTITY, interface_of(IDENTITY), progress
+            ),
+            (0, None, None),
+        )
+    )
+    for progress, gaps in ((0.0, {1, 2}), (1.0, {3, 4})):
+        many = draw(jax.random.split(jax.random.key(0), COUNT), histories(), progress)
+        updates = first_updates(places_of(np.asarray(many.tokens)))
+        assert set(updates[:, 1] - updates[:, 0]) == gaps
+        np.testing.assert_array_equal(updates[:, 2], 2 * updates[:, 1])
+
+
+# Conditions
+
+
+def test_conditions_say_what_was_sampled(staged):
+    many, updates = staged
+    features = many.tokens[..., -6:].reshape(MANY, 24, 3, 2)
+    known = features[..., 1]
+    assert (known == known[:, :1]).all(), "for a whole sequence"
+    assert (features[..., 0] == np.where(known > 0, features[..., 0], 0)).all(), "hidden: (0, 0)"
+    ahead = np.minimum(updates + 1, UPDATES - 1)
+    stream = places_of(many.tokens)[:, 0, 0]
+    returns = np.repeat(stream[:, None] - ahead / 10, 4, 1)
+    position = np.tile(np.log1p(np.arange(24)) / np.log(4097), (MANY, 1))
+    for name, expected in (("return", returns), ("position", position)):
+        place = CONDITIONS.index(name)
+        shown = known[:, 0, place] > 0
+        np.testing.assert_allclose(features[shown, :, place, 0], expected[shown], rtol=1e-5)
+
+    place = CONDITIONS.index("gap")
+    shown = known[:, 0, place] > 0
+    drawn = updates[:, 3:4] - updates[:, :1]  # what was drawn, where the history is long enough
+    first = ahead[:, :3] - updates[:, :3] + drawn
+    second = ahead[:, 3:] - updates[:, :3]
+    for gap, stage, which in (
+        (first, slice(12), shown & (updates[:, 0] <= 2)),
+        (second, slice(12, 24), shown),
+    ):
+        found = np.expm1(features[which, stage, place, 0] * np.log(101))
+        np.testing.assert_allclose(found, np.repeat(gap[which], 4, 1), rtol=1e-4, atol=1e-5)
+        assert which.sum() > 50 and len(np.unique(gap[which])) > 1
+
+
+def test_each_condition_is_hidden_on_its_own_as_often_as_asked(staged):
+    known = staged[0].tokens[:, 0, -6:].reshape(MANY, 3, 2)[..., 1]
+    # 400 draws of probability 0.6: the standard deviation of the mean is 0.024.
+    np.testing.assert_allclose(known.mean(0), 0.6, atol=0.1)
+    assert len(np.unique(known, axis=0)) == 8, "all combinations"
+
+
+def test_conditions_that_are_always_hidden_change_nothing(near):
+    config = dataclasses.replace(CONFIG, conditions=("gap",), condition_dropout=1.0)
+    many = sampler(config, IDENTITY, conditions=("gap",))(
+        jax.random.split(jax.random.key(0), COUNT), histories()
+    )
+    np.testing.assert_array_equal(many.tokens[..., :-2], near[1])
+    np.testing.assert_array_equal(many.tokens[..., -2:], 0.0)
+
+
+def test_a_chain_with_a_lead_is_conditioned_on_their_sum():
+    config = SamplingConfig(
+        segments=3, segment_length=STEPS, first_update=(0, 0), gap=(3, 3), lead=(2, 2),
+        conditions=("gap",), condition_dropout=0.0,
+    )  # fmt: skip
+    one = sampler(config, IDENTITY, conditions=("gap",))(jax.random.key(0)[None], histories())
+    gap = np.expm1(np.asarray(one.tokens[0, ::STEPS, -2]) * np.log(101))
+    # Updates 0, 3, 6 show the policies of 2, 5, 8; 2 - (-3), 5 - 0, 8 - 3.
+    np.testing.assert_allclose(gap, [5, 5, 5], rtol=1e-5)
+    long = dataclasses.replace(config, lead=(4, 4))
+    one = sampler(long, IDENTITY, conditions=("gap",))(jax.random.key(0)[None], histories())
+    gap = np.expm1(np.asarray(one.tokens[0, ::STEPS, -2]) * np.log(101))
+    np.testing.assert_allclose(gap, [7, 7, 5], rtol=1e-5, err_msg="cut at the end")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "gaps"), [(("target",), [8, 8, 6]), (("distribution",), [2, 2, 2])]
+)
+def test_the_gap_without_policies_is_that_of_the_targets_there_are(tmp_path, arrays, gaps):
+    store, _ = bare_store(tmp_path / "s", arrays)
+    config = SamplingConfig(
+        segments=3, segment_length=STEPS, first_update=(0, 0), gap=(2, 2), lead=(1, 1),
+        conditions=("gap",), condition_dropout=0.0,
+    )  # fmt: skip
+    draw = sampler(config, IDENTITY, conditions=("gap",))
+    one = draw(jax.random.key(0)[None], sampling.from_store(store))
+    gap = np.expm1(np.asarray(one.tokens[0, ::STEPS, -2]) * np.log(101))
+    # The best policy is the last one's, as far ahead as the history is long.
+    np.testing.assert_allclose(gap, gaps, rtol=1e-5)
+
+
+def test_an_agent_asks_in_the_same_units(staged):
+    many, _ = staged
+    interface = interface_of(IDENTITY, conditions=CONDITIONS)
+    row = np.flatnonzero(many.tokens[:, 0, -6:].reshape(MANY, 3, 2)[..., 1].all(-1))[0]
+    seen = many.tokens[row]
+    raw = {
+        "position": jnp.arange(24),
+        "gap": jnp.expm1(seen[:, -4] * np.log(101)),
+        "return": jnp.asarray(seen[:, -2]),
+    }
+    np.testing.assert_allclose(condition_features(interface, raw), seen[:, -6:], rtol=1e-5)
+
+
+# Batches from several sources
+
+
+def bigger(k=4):
+    """Histories of k action dimensions in the same agent space."""
+    rng = np.random.default_rng(5)
+    shape = pol.PolicyShape(3, k, 5)
+    flat = rng.normal(size=(RUNS, UPDATES, shape.size)).astype(np.float32)
+    policy = jax.tree.map(np.asarray, pol.unflatten(shape, flat))
+    policy = policy._replace(std=1 + np.abs(policy.std))
+    action = rng.normal(size=(STREAMS, UPDATES, STEPS, k)).astype(np.float32)
+    return histories()._replace(action=jnp.asarray(action), policy=policy)
+
+
+def batch_of(sources, shares, space, discrete=False):
+    """A function of a key that samples a batch and joins it, as training does."""
+    interface = interface_of(space, discrete)
+
+    def draw(key):
+        parts = []
+        for i, (source, share) in enumerate(zip(sources, shares, strict=True)):
+            keys = jax.random.split(jax.random.fold_in(key, i), share)
+            one = lambda k, s=source: sampling.sample_sequence(k, s, CONFIG, space, interface)  # noqa: E731
+            parts.append(jax.vmap(one)(keys))
+        return jax.tree.map(lambda *x: jnp.concatenate(x), *sampling.align_targets(parts))
+
+    return draw
+
+
+def test_a_batch_holds_its_sources_in_order():
+    sources, shares = (histories(), bigger()), (2, 2)
+    sources = jax.tree.map(jnp.asarray, sources)
+    batch = jax.tree.map(np.asarray, jax.jit(batch_of(sources, shares, WIDE))(jax.random.key(2)))
+    places = np.rint(batch.tokens[..., :3] * 10).astype(int)
+    for rows, source, k in ((slice(2), sources[0], 2), (slice(2, 4), sources[1], 4)):
+        expected = pick(source.action, places[rows])
+        np.testing.assert_allclose(batch.action[rows, :, :k], expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(batch.target.action_map[rows, :, :k], [np.eye(K + 3, k)] * 2)
+        assert (batch.target.action_map[rows, :, k:] == 0).all()
+        log_std = np.clip(source.policy.log_std, *pol.LOG_STD_RANGE)
+        assert np.isin(batch.target.log_std[rows, :, :k], log_std).all()
+        # Each sequence has random numbers of its own.
+        assert not np.array_equal(batch.tokens[rows][0], batch.tokens[rows][1])
+    assert batch.target.log_std.shape == (4, 12, 4)
+
+
+def test_discrete_batches_are_joined_too():
+    sources = (jax.tree.map(jnp.asarray, histories(True)),) * 2
+    batch = jax.eval_shape(batch_of(sources, (1, 2), SLOTS, discrete=True), jax.random.key(2))
+    assert batch.target.shape == (3, 12, 5) and batch.action.shape == (3, 12)
+    assert batch.tokens.shape == (3, 12, 3 + 5 + 3) and batch.known.shape == (3, 12)
+
+
+# Some of a store's runs
+
+
+@pytest.mark.parametrize(
+    "settings", [{"hidden": 0, "arrays": ("target",)}, {"arrays": ("policy", "distribution")}]
+)
+def test_some_runs_of_a_store_are_read_alone(random_store, tmp_path, settings):
+    store = random_store(tmp_path / "s", **settings)
+    whole, part = (sampling.from_store(store, runs) for runs in (None, [3, 1, 2]))
+    whole, part = (jax.tree.map(np.asarray, x) for x in (whole, part))
+    runs, streams = [3, 1, 2], [6, 7, 2, 3, 4, 5]  # two of each run
+    over_streams = {
+        "observation", "action", "reward", "terminated", "truncated", "target", "score",
+    }  # fmt: skip
+    for name, value in part._asdict().items():
+        if name in ("run", "best", "target_update"):
+            continue
+        rows = streams if name in over_streams else runs
+        expected = jax.tree.map(lambda x, rows=rows: x[rows], getattr(whole, name))
+        jax.tree.map(np.testing.assert_array_equal, value, expected)
+    assert part.run.tolist() == [0, 0, 1, 1, 2, 2]
+    assert sorted(part.best.tolist()) == list(range(6))
+    assert (np.diff(part.score[part.best]) <= 0).all()
+
+
+def test_runs_of_incomplete_blocks_are_refused_and_skipped(random_store, tmp_path):
+    store = random_store(tmp_path / "s", blocks=[0, 2], hidden=0, arrays=("target",))
+    assert sampling.complete_runs(store) == [0, 1, 4]
+    whole = sampling.from_store(store)
+    part = sampling.from_store(store, [4])
+    np.testing.assert_array_equal(part.observation, whole.observation[4:])
+    np.testing.assert_array_equal(part.score, whole.score[4:])
+    with pytest.raises(GlaError, match="run 2 of the histories in .* is not complete"):
+        sampling.from_store(store, [1, 2], whole.score)
+
+
 # Bad input
 
 
@@ -538,6 +846,7 @@ def test_weights_must_be_above_zero(weights):
         {"segment_length": 0},
         {"first_update": (3, 1)},
         {"gap": (-1, 2)},
+        {"gap": (0, 2 * LAST)},
         {"lead": (5, 4)},
         {"jitter": -1},
         {"score_power": -0.5},
@@ -546,6 +855,12 @@ def test_weights_must_be_above_zero(weights):
         {"keep": 0.0},
         {"keep": 1.5},
         {"keep": float("nan")},
+        {"stages": -1},
+        {"stages": 3},  # of 8 segments
+        {"loss_on": "first"},
+        {"gap_final": (4, 2)},
+        {"condition_dropout": 1.5},
+        {"condition_dropout": float("nan")},
     ],
 )
 def test_a_config_out_of_range_is_refused(settings):
@@ -561,3 +876,9 @@ def test_sequences_that_do_not_fit_are_refused():
         sampling.check(SamplingConfig(segment_length=7), data, "made")
     with pytest.raises(GlaError, match="made have 9 updates"):
         sampling.check(SamplingConfig(segment_length=4, first_update=(9, 12)), data, "made")
+    with pytest.raises(GlaError, match="stages of 10 segments do not fit into the 9 updates"):
+        sampling.check(SamplingConfig(segments=20, segment_length=4, stages=2), data, "made")
+    with pytest.raises(GlaError, match=r"condition 'gaps' is unknown \(did you mean gap\?\)"):
+        SamplingConfig(conditions=("gaps",))
+    with pytest.raises(GlaError, match="each at most once"):
+        SamplingConfig(conditions=("gap", "gap"))

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -14,64 +15,66 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gla import checkpoints, training
-from gla import policy as pol
+from gla import checkpoints, learner, sampling, training
 from gla.errors import GlaError
-from gla.histories import STREAM_ARRAYS, HistoryMeta, HistoryStore, array_shapes
-from gla.models import TransformerConfig
+from gla.histories import HistoryStore
+from gla.learner import init_state, loss_and_gradient, train_steps
+from gla.loading import LoadingConfig
+from gla.models import ModelConfig, make_model
+from gla.objectives import ObjectiveConfig
+from gla.optimizers import OptimizerConfig, make_schedule
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.tokens import Interface
-from gla.training import MetaTrainConfig, config_from_json, meta_train
+from gla.training import (
+    MetaTrainConfig,
+    ValidationConfig,
+    config_from_json,
+    load_trained,
+    meta_train,
+)
 
-META = HistoryMeta(
-    environment="gla/Made-v0", observation_size=3, action_size=2, discrete=False, horizon=6,
-    runs=4, streams_per_run=1, updates=4, steps=6, parallel_envs=1, hidden=4, split="train",
-    seed=0, block=2, settings={}, packages={},
-)  # fmt: skip
-
-
-def write_store(path, meta=META, blocks=None):
-    """Random histories of policies that play about (0.6, -0.6) with a spread of exp(-2)."""
-    rng = np.random.default_rng(0)
-    shape = pol.PolicyShape(meta.observation_size, meta.action_size, meta.hidden, meta.discrete)
-    flat = 0.1 * rng.normal(size=(meta.runs, meta.updates, shape.size))
-    policies = pol.unflatten(shape, flat)
-    policies.b3[...] = np.resize([0.7, -0.7], meta.action_size)
-    policies.log_std[...] = -2.0
-    policies.std[...] = 1.0
-    arrays = {"policy": jax.vmap(jax.vmap(pol.flatten))(policies), "reward_scale": 1.0}
-    arrays["observation_std"] = 1.0
-    store = HistoryStore.create_or_resume(path, meta)
-    for block in range(meta.blocks) if blocks is None else blocks:
-        rows = {}
-        for name, (sizes, dtype) in array_shapes(meta).items():
-            default = rng.normal(size=sizes) if name in STREAM_ARRAYS else 0.0
-            value = np.broadcast_to(np.asarray(arrays.get(name, default), dtype), sizes)
-            rows[name] = value[[*meta.block_runs(block)]]
-        store.write_block(block, rows)
-    return str(path)
+# How many times the run is killed that must end as if it had not been.
+KILLS = int(os.environ.get("GLA_TEST_KILLS", "2"))
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
+def config(policy_store, tmp_path_factory):
+    """With all that a run must remember: accumulation, average, validation."""
+    folder = tmp_path_factory.mktemp("histories")
     return MetaTrainConfig(
-        histories=(write_store(tmp_path_factory.mktemp("histories") / "s"),),
+        histories=(policy_store(folder / "s"),),
         projection=ProjectionConfig(4, 3, "identity"),
         sampling=SamplingConfig(segments=2, segment_length=4, first_update=(0, 1), gap=(1, 2)),
-        model=TransformerConfig(width=16, layers=1, heads=2, mlp=2, window=8),
+        model=ModelConfig(width=16, layers=1, heads=2, mlp=2, window=8),
+        optimizer=OptimizerConfig(learning_rate=3e-2, warmup=2, ema=0.8),
+        validation=ValidationConfig(4, histories=(policy_store(folder / "v", seed=5),), batches=2),
         batch_size=4,
+        accumulate=2,
         steps=24,
-        learning_rate=3e-2,
-        warmup=2,
         steps_per_dispatch=2,
         checkpoint_every=8,
     )
 
 
 @pytest.fixture(scope="module")
+def plain(config):
+    """A run that compiles sooner, for what needs no more."""
+    optimizer = dataclasses.replace(config.optimizer, ema=0.0)
+    return dataclasses.replace(
+        config, accumulate=1, optimizer=optimizer, validation=ValidationConfig()
+    )
+
+
+@pytest.fixture(scope="module")
 def interface(config):
     return training.make_interface(config, discrete=False)
+
+
+@pytest.fixture(scope="module")
+def histories(config):
+    with training.load_sources(config) as sources:
+        return sources.pool(0)
 
 
 @pytest.fixture(scope="module")
@@ -86,20 +89,34 @@ def whole(config, tmp_path_factory):
 
 
 def restored(folder, config, interface):
-    state = checkpoints.restore_latest(folder, training.init_state(config, interface))
+    state = checkpoints.restore_latest(folder, init_state(config, interface))
     return jax.tree.map(np.asarray, state)
 
 
-def metrics(folder):
+def lines(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
+def metrics(folder):
+    return [line for line in lines(folder) if "loss" in line]
+
+
+def validations(folder):
+    return {line["step"]: line["validation"] for line in lines(folder) if "validation" in line}
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
 def assert_equal_runs(folder, other, config, interface):
-    """Both ended in the same weights, optimiser state and log, bit for bit."""
+    """Both ended in the same weights, average, optimiser, watch, best and log, bit for bit."""
     ours, theirs = (restored(f, config, interface) for f in (folder, other))
     assert int(ours.step) == config.steps
-    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
-    assert metrics(folder) == metrics(other)
+    assert_same(ours, theirs)
+    assert lines(folder) == lines(other)
+    best = [load_trained(f, "best").params for f in (folder, other)]
+    assert_same(*best)
 
 
 def stop_at(monkeypatch, step, stop):
@@ -123,9 +140,12 @@ def test_the_loss_falls(whole, config):
     assert [one["step"] for one in logged] == list(range(2, 26, 2))
     losses = [one["loss"] for one in logged]
     assert losses[0] > 10 and losses[-1] < 0.25 * losses[0]
+    schedule = make_schedule(config.optimizer, config.steps)
     for one in logged:
-        assert len(one["by_segment"]) == 2 and one["gradient_norm"] > 0
+        assert len(one["by_segment"]) == 2 and one["gradient_norm"] > 0 and one["skipped"] == 0
         assert np.mean(one["by_segment"]) == pytest.approx(one["loss"], rel=1e-4)
+        assert one["forward_kl"] + one["reverse_kl"] == pytest.approx(one["loss"], rel=1e-4)
+        assert one["learning_rate"] == pytest.approx(float(schedule(one["step"] - 1)), rel=1e-5)
 
 
 def test_the_step_is_traced_once(whole):
@@ -137,7 +157,34 @@ def test_the_folder_describes_itself(whole, config):
     assert config_from_json(description["training"]) == config
     assert Interface(**description["interface"]) == Interface(4, 3, False)
     assert description["sources"] == ["gla/Made-v0"] and "jax" in description["packages"]
+    assert description["validation"][0]["seed"] == 5
     assert checkpoints.latest_step(whole[0]) == 24
+    assert json.loads((whole[0] / "finished.json").read_text()) == {
+        "step": 24, "reason": "all steps done"
+    }  # fmt: skip
+
+
+def test_the_best_weights_are_those_of_the_best_validation(whole, config, interface, histories):
+    found = validations(whole[0])
+    assert list(found) == [4, 8, 12, 16, 20, 24]
+    best = max(found, key=lambda step: found[step]["score"])
+    watch = restored(whole[0], config, interface).watch
+    assert (watch.best_step, watch.best) == (best, np.float32(found[best]["score"]))
+    assert checkpoints.steps_of(whole[0], "best") == [best]
+    with training.load_sources(config, config.validation.histories) as held_out:
+        terms = jax.jit(lambda p: learner.validation_loss(p, held_out.pool(0), config, interface))(
+            load_trained(whole[0], "best").params
+        )
+    assert -float(terms["loss"]) == pytest.approx(found[best]["score"], rel=1e-5)
+
+
+def test_the_average_of_the_weights_acts(whole, config, interface):
+    state = restored(whole[0], config, interface)
+    trained = load_trained(whole[0])
+    assert_same(trained.params, state.ema)
+    assert (trained.config, trained.interface) == (config, interface)
+    different = jax.tree.map(lambda a, b: np.any(a != b), state.ema, state.params)
+    assert any(jax.tree.leaves(different))
 
 
 def test_a_finished_run_is_left_alone(whole, config):
@@ -149,19 +196,23 @@ def test_a_finished_run_is_left_alone(whole, config):
     assert contents() == before
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(
-    whole, config, interface, tmp_path, monkeypatch
-):  # fmt: skip
+def test_an_interrupted_run_goes_on_bit_for_bit(whole, config, interface, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop_at(patch, 6, interrupt)  # not a step at which a checkpoint was due
         with pytest.raises(KeyboardInterrupt):
             meta_train(config, tmp_path / "c", progress=False)
     assert checkpoints.latest_step(tmp_path / "c") == 6
+    with monkeypatch.context() as patch:  # and once in the middle of a validation
+        patch.setattr(checkpoints.Checkpoints, "save_best", lambda *_: interrupt())
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(config, tmp_path / "c", progress=False)
+    assert checkpoints.latest_step(tmp_path / "c") == 8
+    assert int(restored(tmp_path / "c", config, interface).watch.validated) == 4
     meta_train(config, tmp_path / "c", progress=False)
     assert_equal_runs(tmp_path / "c", whole[0], config, interface)
 
 
-def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(config, tmp_path, monkeypatch):
+def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(plain, tmp_path, monkeypatch):
     class Interrupted:
         """jax, but the third call of the compiled step is interrupted before it returns."""
 
@@ -179,7 +230,7 @@ def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(config, tmp_pa
             return call
 
     monkeypatch.setattr(training, "jax", Interrupted())
-    often = dataclasses.replace(config, checkpoint_every=2)
+    often = dataclasses.replace(plain, checkpoint_every=2)
     with pytest.raises(KeyboardInterrupt):
         meta_train(often, tmp_path / "c", progress=False)
     assert checkpoints.latest_step(tmp_path / "c") == 4
@@ -187,40 +238,52 @@ def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(config, tmp_pa
 
 KILLED = """
 import json, os, signal, sys
-from gla import training
+from gla import checkpoints, learner, logs, training
 
 config = training.config_from_json(json.loads(sys.argv[1]))
-advance = training.Progress.advance
+left = int(sys.argv[3])
 
-def killed(self, amount, note=""):
-    advance(self, amount, note)
-    if self._done >= 14:
-        os.kill(os.getpid(), signal.SIGKILL)
+def counted(original):
+    def call(*args, **kwargs):
+        global left
+        left -= 1
+        if left < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return call
 
-training.Progress.advance = killed
+# Before a line is logged, a checkpoint is begun or is on the disk, and after a dispatch.
+for place, name in (
+    (logs.Logs, "write"), (checkpoints.Checkpoints, "save"), (checkpoints.Checkpoints, "save_best"),
+    (checkpoints.Checkpoints, "close"), (training, "_readable"), (training.Progress, "advance"),
+):
+    setattr(place, name, counted(getattr(place, name)))
 training.meta_train(config, sys.argv[2], progress=False)
 """
 
 
-def test_a_killed_run_goes_on_bit_for_bit(whole, config, interface, tmp_path):
-    settings = json.dumps(dataclasses.asdict(config))
-    run = subprocess.run(
-        [sys.executable, "-c", KILLED, settings, str(tmp_path / "c")],
-        env=os.environ, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert run.returncode == -signal.SIGKILL, run.stderr
-    folder = tmp_path / "c"
-    assert checkpoints.latest_step(folder) == 8
-    assert [one["step"] for one in metrics(folder)][-1] == 14
+def test_a_run_that_is_killed_at_random_goes_on_bit_for_bit(whole, config, interface, tmp_path):
+    settings, folder = json.dumps(dataclasses.asdict(config)), tmp_path / "c"
+    drawn = random.Random(int(os.environ.get("GLA_TEST_SEED", "0")))
+    for _ in range(KILLS):
+        # A whole run has 12 dispatches, 6 validations and 3 checkpoints: about 55 such places.
+        run = subprocess.run(
+            [sys.executable, "-c", KILLED, settings, str(folder), str(drawn.randrange(1, 45))],
+            env=os.environ, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        if run.returncode == 0:  # it was close to its end already
+            shutil.rmtree(folder)
+            continue
+        assert run.returncode == -signal.SIGKILL, run.stderr
     with (folder / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 16, "lo')  # the line that the kill cut short
+        file.write('{"step": 16, "lo')  # a line that a kill cut short
     meta_train(config, folder, progress=False)
     assert_equal_runs(folder, whole[0], config, interface)
 
 
 def test_other_settings_are_refused_and_named(whole, config):
     for change, words in (
-        ({"batch_size": 5}, "batch_size is 4 there and 5 here"),
+        ({"batch_size": 8}, "batch_size is 4 there and 8 here"),
         ({"model": dataclasses.replace(config.model, width=32)}, "width is 16 there and 32 here"),
         ({"sampling": dataclasses.replace(config.sampling, gap=(1, 1))}, "gap is [1, 2] there"),
     ):
@@ -237,13 +300,22 @@ def test_a_checkpoint_that_does_not_fit_the_model_is_refused(whole, config, inte
     description = json.loads(file.read_text())
     description["training"]["model"]["width"] = 32
     file.write_text(json.dumps(description))
-    with pytest.raises(GlaError) as caught:
-        meta_train(wide, tmp_path / "c", progress=False)
-    message = str(caught.value)
-    assert "does not fit the model" in message and "(32," in message and "(16," in message
+    for call in (
+        lambda: meta_train(wide, tmp_path / "c", progress=False),
+        lambda: load_trained(tmp_path / "c"),
+        lambda: load_trained(tmp_path / "c", "best"),
+    ):
+        with pytest.raises(GlaError) as caught:
+            call()
+        message = str(caught.value)
+        assert "does not fit the model" in message and "(32," in message and "(16," in message
     deep = dataclasses.replace(config, model=dataclasses.replace(config.model, layers=2))
     with pytest.raises(GlaError, match="does not fit the model: .*blocks_1.* is absent there"):
         restored(whole[0], deep, interface)
+    del description["training"]["optimizer"]
+    file.write_text(json.dumps(description))
+    with pytest.raises(GlaError, match="lacks or adds settings"):
+        load_trained(tmp_path / "c")
 
 
 def truncate(file):
@@ -279,131 +351,414 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_goes_on(
         assert_equal_runs(folder, whole[0], config, interface)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(
-    config, interface, tmp_path, monkeypatch
+# When something goes wrong
+
+
+def poisoned(monkeypatch, steps, value=jnp.nan):
+    """Make the loss of certain steps not finite, or something else."""
+    original = learner.loss_and_gradient
+    bad = jnp.asarray(steps)
+
+    def spoilt(params, key, histories, progress, config, interface, mesh=None):
+        grads, terms, parts = original(params, key, histories, progress, config, interface, mesh)
+        now = jnp.round(progress * config.steps).astype(jnp.int32)
+        loss = jnp.where(jnp.any(now == bad), value, terms["loss"])
+        return grads, {**terms, "loss": loss}, parts
+
+    monkeypatch.setattr(learner, "loss_and_gradient", spoilt)
+
+
+def one_dispatch(config, interface, histories, state=None):
+    state = init_state(config, interface) if state is None else state
+    return jax.jit(lambda s, h: train_steps(s, h, config, interface))(state, histories)
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient", "update"])
+def test_a_step_that_is_not_finite_changes_nothing_but_the_count(
+    config, interface, histories, monkeypatch, what
 ):
-    store = write_store(tmp_path / "s")
-    config = dataclasses.replace(config, histories=(store,))
+    one = dataclasses.replace(config, steps_per_dispatch=1, accumulate=1)
+    state, _ = one_dispatch(one, interface, histories)
+    if what == "update":
+        huge = dataclasses.replace(one.optimizer, learning_rate=1e38)
+        one = dataclasses.replace(one, optimizer=huge)
     with monkeypatch.context() as patch:
-        stop_at(patch, 8, interrupt)
-        with pytest.raises(KeyboardInterrupt):
+        if what == "loss":
+            poisoned(patch, [1])
+        elif what == "gradient":
+            original = learner.loss_and_gradient
+
+            def spoilt(*args):
+                grads, *rest = original(*args)
+                return jax.tree.map(lambda x: x.at[(0,) * x.ndim].set(jnp.inf), grads), *rest
+
+            patch.setattr(learner, "loss_and_gradient", spoilt)
+        after, metrics = one_dispatch(one, interface, histories, state)
+    assert int(after.step) == 2 and int(metrics.taken) == 0
+    assert int(after.watch.skipped) == 1 and int(after.watch.in_row) == 1
+    counts = {"skipped": state.watch.skipped, "in_row": state.watch.in_row}
+    assert_same(after._replace(step=state.step, watch=after.watch._replace(**counts)), state)
+    assert float(metrics.terms["loss"]) == 0.0
+    # The next step is taken as if nothing had been.
+    one = dataclasses.replace(config, steps_per_dispatch=1, accumulate=1)
+    later, metrics = one_dispatch(one, interface, histories, after)
+    assert int(metrics.taken) == 1 and int(later.watch.in_row) == 0
+    assert int(later.watch.skipped) == 1
+
+
+def test_skipped_steps_are_counted_and_their_loss_is_left_out(
+    plain, interface, histories, tmp_path, monkeypatch
+):
+    poisoned(monkeypatch, [2, 4, 5])
+    folder = meta_train(dataclasses.replace(plain, steps=8), tmp_path / "c", progress=False)
+    logged = metrics(folder)
+    assert [one["skipped"] for one in logged] == [0, 1, 3, 3]
+    assert logged[2]["loss"] is None and logged[2]["by_segment"] == []
+    assert all(np.isfinite(one["loss"]) for one in logged if one["step"] != 6)
+    assert all(np.isfinite(one["smoothed_loss"]) for one in logged)
+
+
+def test_many_skips_in_a_row_stop_training_and_say_so_again(
+    plain, interface, tmp_path, monkeypatch
+):
+    config = dataclasses.replace(plain, max_skips=3)
+    poisoned(monkeypatch, [3, 4, 9, 10, 11, 12, 13])
+    messages = []
+    for _ in range(2):
+        with pytest.raises(GlaError) as caught:
             meta_train(config, tmp_path / "c", progress=False)
-    kept = restored(tmp_path / "c", config, interface)
+        messages.append(str(caught.value))
+        assert checkpoints.latest_step(tmp_path / "c") == 8
+        assert metrics(tmp_path / "c")[-1]["step"] == 10
+    assert messages[0] == messages[1] and "\n" not in messages[0]
+    # Steps 9 to 11 were skipped, counted from 0; nothing happened after the third.
+    assert "stopped at step 12: 3 steps in a row" in messages[0]
+    assert "lower the learning rate (0.03)" in messages[0] and "kept" in messages[0]
+    assert int(restored(tmp_path / "c", config, interface).watch.skipped) == 2
+
+
+def test_histories_that_are_not_finite_stop_training(plain, policy_store, tmp_path):
+    store = policy_store(tmp_path / "s")
     rewards = HistoryStore.open(store)._array("reward")
     rewards.write(np.full(rewards.shape, np.nan, np.float32)).result()
-    with pytest.raises(GlaError) as caught:
+    config = dataclasses.replace(plain, histories=(store,))
+    with pytest.raises(GlaError, match="stopped at step 10: 10 steps in a row"):
         meta_train(config, tmp_path / "c", progress=False)
+    assert checkpoints.latest_step(tmp_path / "c") == 8  # weights that nothing has changed
+
+
+def test_divergence_stops_training_and_says_so_again(plain, interface, tmp_path, monkeypatch):
+    poisoned(monkeypatch, list(range(10, 24)), 1e5)
+    for _ in range(2):
+        with pytest.raises(GlaError) as caught:
+            meta_train(plain, tmp_path / "c", progress=False)
+        message = str(caught.value)
+        # 0.02 of 1e5 is more than 10 times the first loss, which is about 35.
+        assert "diverged: at step 11 the smoothed loss is" in message and "diverged=0" in message
+        assert "\n" not in message and checkpoints.latest_step(tmp_path / "c") == 8
+    kept = restored(tmp_path / "c", plain, interface).watch
+    assert 10 < kept.first < 100 and kept.stopped == learner.GOING
+    off = dataclasses.replace(plain, diverged=0.0, steps=12)
+    assert checkpoints.latest_step(meta_train(off, tmp_path / "d", progress=False)) == 12
+
+
+def test_a_small_first_loss_does_not_count_as_the_scale(config):
+    watch = learner.Watch(*[jnp.zeros((), t) for t in "iiffififi"[:4]], *[jnp.int32(0)] * 5)
+    for loss, stopped in ((9.0, learner.GOING), (500.1, learner.DIVERGED)):
+        after = learner._watched(
+            watch._replace(first=jnp.float32(-3.0)), jnp.bool(True), jnp.float32(loss),
+            jnp.bool(False), config,
+        )  # fmt: skip
+        assert int(after.stopped) == stopped, loss
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_said_plainly(plain, tmp_path):
+    huge = dataclasses.replace(plain, batch_size=2**28, steps_per_dispatch=1, checkpoint_every=1)
+    with pytest.raises(GlaError) as caught:
+        meta_train(huge, tmp_path / "c", progress=False)
     message = str(caught.value)
-    assert "the meta-training loss became nan by step 10" in message
-    assert "lower the learning rate (0.03)" in message and "kept" in message
-    jax.tree.map(
-        np.testing.assert_array_equal, kept, restored(tmp_path / "c", config, interface)
-    )  # fmt: skip
-    assert metrics(tmp_path / "c")[-1]["step"] == 8
-
-
-def test_a_gradient_that_is_not_finite_is_never_saved(config, tmp_path, monkeypatch):
-    def flat_root(params, *rest):  # 0 everywhere, with a gradient of 0 / 0
-        total = sum(jnp.sum(0.0 * leaf) for leaf in jax.tree.leaves(params))
-        return jnp.sqrt(total), jnp.zeros(2)
-
-    monkeypatch.setattr(training, "batch_loss", flat_root)
-    often = dataclasses.replace(config, steps_per_dispatch=1, checkpoint_every=1)
-    with pytest.raises(GlaError, match="gradient norm became nan by step 1"):
-        meta_train(often, tmp_path / "c", progress=False)
-    assert checkpoints.latest_step(tmp_path / "c") == 0
-
-
-def test_a_full_disk_is_said_plainly(config, interface, tmp_path, monkeypatch):
-    state = training.init_state(config, interface)
-    checkpoints.save(tmp_path, 2, state)
-    made = checkpoints._manager
-
-    class FullDisk:
-        def __enter__(self):
-            self.manager = made(tmp_path)
-            return self.manager
-
-        def __exit__(self, *_):
-            self.manager.close()
-            # As Orbax reports it, from a thread of its own, when the manager is closed.
-            raise ValueError("RESOURCE_EXHAUSTED: Failed: No space left on device [source=x.cc]")
-
-    monkeypatch.setattr(checkpoints, "_manager", lambda folder: FullDisk())
-    with pytest.raises(GlaError, match="cannot save a checkpoint in .*the disk is full; free"):
-        checkpoints.save(tmp_path, 4, state)
-    monkeypatch.undo()
-    assert checkpoints.latest_step(tmp_path) >= 2
-
-
-@pytest.mark.parametrize("fresh", [False, True])
-def test_a_folder_of_something_else_is_never_touched(tmp_path, fresh):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("years of work")
-    (tmp_path / "file").write_text("here first")
-    for place in ("notes", "file"):
-        with pytest.raises(GlaError, match="is not a checkpoint folder"):
-            checkpoints.prepare(tmp_path / place, {"training": {}}, fresh)
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "years of work"
-    assert (tmp_path / "file").read_text() == "here first"
-    (tmp_path / "empty").mkdir()
-    checkpoints.prepare(tmp_path / "empty", {"training": {}}, fresh)
-    assert checkpoints.describe(tmp_path / "empty")["training"] == {}
-
-
-def test_fresh_starts_again(tmp_path):
-    checkpoints.prepare(tmp_path / "c", {"training": {"a": 1}})
-    (tmp_path / "c" / "metrics.jsonl").write_text("{}")
-    checkpoints.prepare(tmp_path / "c", {"training": {"a": 2}}, fresh=True)
-    assert [p.name for p in (tmp_path / "c").iterdir()] == ["config.json"]
+    assert "memory does not suffice" in message and "\n" not in message
+    for words in ("batch_size (268435456)", "accumulate (1)", "remat=True", "bptt (0)"):
+        assert words in message
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("{", "cannot be read"),
-        ("[]", "cannot be read"),
-        ('{"schema": "gla-checkpoint"}', "cannot be read"),
-        ('{"schema": "other", "version": 1}', "schema 'other'"),
-        ('{"schema": "gla-checkpoint", "version": 9}', "version 9"),
-    ],
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory\nmore")]
 )
-def test_a_description_that_is_not_ours_is_refused(tmp_path, text, words):
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(GlaError, match=words):
-        checkpoints.describe(tmp_path)
+def test_memory_that_ends_later_keeps_the_last_checkpoint(plain, tmp_path, monkeypatch, error):
+    def fail():
+        raise error
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 10, fail)
+        with pytest.raises(GlaError, match="memory does not suffice.*lower batch_size"):
+            meta_train(plain, tmp_path / "c", progress=False)
+    assert checkpoints.latest_step(tmp_path / "c") == 8
+    meta_train(plain, tmp_path / "c", progress=False)
+    assert checkpoints.latest_step(tmp_path / "c") == 24
 
 
-def test_a_folder_without_a_checkpoint(config, interface, tmp_path):
-    state = training.init_state(config, interface)
-    assert checkpoints.restore_latest(tmp_path, state, default="nothing") == "nothing"
-    with pytest.raises(GlaError, match="holds no checkpoint yet"):
-        checkpoints.restore_latest(tmp_path, state)
+def test_other_errors_are_not_taken_for_a_lack_of_memory(plain, tmp_path):
+    with (
+        pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
+        training.memory_errors(plain, tmp_path),
+    ):
+        raise jax.errors.JaxRuntimeError("INTERNAL: something else")
+
+
+# Validation
+
+
+def test_training_ends_when_validation_gets_no_better(plain, tmp_path):
+    scores = {4: 1.0, 8: 3.0, 12: 2.0, 16: 3.0}
+    seen = []
+
+    def validate(params):
+        seen.append(jax.tree.map(np.asarray, params))
+        return {"score": scores[4 * len(seen)], "return": -5.0}
+
+    config = dataclasses.replace(plain, validation=ValidationConfig(every=4, patience=2))
+    folder = meta_train(config, tmp_path / "c", progress=False, validate=validate)
+    assert validations(folder) == {s: {"score": x, "return": -5.0} for s, x in scores.items()}
+    end = json.loads((folder / "finished.json").read_text())
+    assert end["step"] == 16 and "no better score in 2 validations" in end["reason"]
+    assert "the best, 3, was at step 8" in end["reason"]
+    assert_same(load_trained(folder, "best").params, seen[1])
+    assert_same(load_trained(folder).params, seen[3])
+    # Where only the note that it ended was lost, it ends there again.
+    (folder / "finished.json").unlink()
+    meta_train(config, folder, progress=False, validate=validate)
+    assert json.loads((folder / "finished.json").read_text()) == end and len(seen) == 4
+
+
+def test_a_score_that_is_not_finite_is_no_better(plain, tmp_path):
+    config = dataclasses.replace(plain, steps=4, validation=ValidationConfig(every=2))
+    folder = meta_train(
+        config, tmp_path / "c", progress=False, validate=lambda _: {"score": float("nan")}
+    )
+    assert checkpoints.steps_of(folder, "best") == []
+    assert validations(folder)[4] == {"score": None}
+    with pytest.raises(GlaError, match="holds no best weights"):
+        load_trained(folder, "best")
+
+
+def test_a_validation_of_nothing_is_refused(plain, tmp_path):
+    def train(validate=None, **settings):
+        config = dataclasses.replace(plain, validation=ValidationConfig(every=4, **settings))
+        meta_train(config, tmp_path / "c", progress=False, validate=validate)
+
+    with pytest.raises(GlaError, match="there is nothing to validate on"):
+        train()
+    with pytest.raises(GlaError, match="nothing was given that acts in them"):
+        train(histories=plain.histories, environments=("gla/RandomLinear-v0",))
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(GlaError, match="returned no score"):
+        train(validate=lambda params: {"return": 1.0})
+
+
+def test_minutes_end_training_for_good(plain, interface, tmp_path):
+    folder = meta_train(plain, tmp_path / "c", progress=False, minutes=1e-9)
+    assert int(restored(folder, plain, interface).step) == 2
+    assert "stopped after 1e-09 minutes" in (folder / "finished.json").read_text()
+    meta_train(plain, folder, progress=False)
+    assert checkpoints.latest_step(folder) == 2
+    with pytest.raises(GlaError, match="minutes is 0"):
+        meta_train(plain, folder, minutes=0)
+
+
+def test_steps_need_not_fill_the_last_dispatch(plain, interface, tmp_path):
+    short = dataclasses.replace(plain, steps=5)
+    folder = meta_train(short, tmp_path / "c", progress=False)
+    state = restored(folder, short, interface)
+    assert int(state.step) == 5 and checkpoints.latest_step(folder) == 5
+    counts = [x for x in jax.tree.leaves(state.optimizer) if x.ndim == 0]
+    assert counts and all(int(count) == 5 for count in counts)
+
+
+# The gradient
+
+
+def gradient(config, interface, histories, params):
+    return jax.jit(
+        lambda p, h: loss_and_gradient(p, jax.random.key(3), h, jnp.float32(0.5), config, interface)
+    )(params, histories)
+
+
+def assert_close(ours, theirs, rtol=2e-5):
+    def check(a, b):
+        np.testing.assert_allclose(a, b, rtol=rtol, atol=rtol * float(np.abs(b).max() + 1e-6))
+
+    jax.tree.map(check, ours, theirs)
+
+
+@pytest.fixture(scope="module")
+def mixed(plain, policy_store, tmp_path_factory):
+    """Two stores of tasks of different sizes, with weights on the positions."""
+    folder = tmp_path_factory.mktemp("mixed")
+    other = policy_store(folder / "other", observation_size=4, action_size=3, seed=9)
+    return dataclasses.replace(
+        plain,
+        histories=(*plain.histories, other),
+        weights=(1.0, 2.0),
+        batch_size=12,
+        sampling=dataclasses.replace(plain.sampling, segments=4, loss_on="last", stages=2),
+        objective=ObjectiveConfig(nll=0.5, reward=1.0, observation=1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed_case(mixed):
+    interface = training.make_interface(mixed, discrete=False)
+    with training.load_sources(mixed) as sources:
+        histories = sources.pool(0)
+    params = init_state(mixed, interface).params
+    # Heads begin near 0, where a wrong gradient would hardly show.
+    keys = iter(jax.random.split(jax.random.key(7), 100))
+    params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(next(keys), x.shape), params)
+    return interface, histories, params, gradient(mixed, interface, histories, params)
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(mixed, mixed_case, parts):
+    interface, histories, params, expected = mixed_case
+    config = dataclasses.replace(mixed, accumulate=parts)
+    assert_close(gradient(config, interface, histories, params), expected)
+    assert set(expected[1]) == {
+        "loss", "forward_kl", "reverse_kl", "nll", "reward", "observation"
+    }  # fmt: skip
+    # The loss is on the last stage alone, that is the last two of four segments.
+    np.testing.assert_array_equal(expected[2][:2], 0.0)
+    assert float(jnp.mean(expected[2][2:])) == pytest.approx(float(expected[1]["loss"]), rel=1e-4)
+
+
+def test_the_loss_is_that_of_sequences_one_by_one(mixed, mixed_case):
+    """Against the plainest way to write it: a loop over sources and sequences."""
+    interface, histories, params, (_, terms, _) = mixed_case
+    model = make_model(mixed.model, interface.token_size, interface.outputs)
+
+    @jax.jit
+    def one(key, source):
+        sequence = sampling.sample_sequence(
+            key, source, mixed.sampling, mixed.projection, interface, 0.5
+        )
+        outputs, _ = model.apply(params, sequence.tokens[None])
+        values = learner.losses(outputs[0], sequence, mixed.objective, interface)
+        return {name: x[-8:].mean() for name, x in values.items()}
+
+    found = []
+    for i, (source, share) in enumerate(zip(histories, (4, 8), strict=True)):
+        for key in jax.random.split(jax.random.fold_in(jax.random.key(3), i), share):
+            found.append(jax.tree.map(float, one(key, source)))
+    for name, value in terms.items():
+        assert float(value) == pytest.approx(np.mean([one[name] for one in found]), rel=1e-4)
+
+
+@pytest.mark.parametrize("backbone", ["transformer", "delta", "lstm"])
+def test_truncated_backpropagation_keeps_the_loss_and_cuts_the_gradient(
+    plain, interface, histories, backbone
+):
+    """Against gradients through one stop at each border, written with `apply` alone."""
+    model_config = dataclasses.replace(plain.model, backbone=backbone, window=5)
+    config = dataclasses.replace(plain, model=model_config, bptt=4)
+    model = make_model(model_config, interface.token_size, interface.outputs)
+    params = init_state(config, interface).params
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(3), 0), config.batch_size)
+
+    def reference(params, stops):
+        draw = lambda key: sampling.sample_sequence(  # noqa: E731
+            key, histories[0], config.sampling, config.projection, interface, 0.5
+        )
+        batch, state, outputs = jax.vmap(draw)(keys), model.initial_state(4), []
+        for start in (0, 4):
+            own, state = model.apply(params, batch.tokens[:, start : start + 4], state)
+            outputs.append(own)
+            state = jax.lax.stop_gradient(state) if stops else state
+        values = jax.vmap(lambda o, s: learner.losses(o, s, config.objective, interface))(
+            jnp.concatenate(outputs, 1), batch
+        )
+        return jnp.mean(values["loss"])
+
+    grads, terms, _ = gradient(config, interface, histories, params)
+    (value, expected), through = jax.jit(
+        lambda p: (
+            jax.value_and_grad(reference)(p, True),
+            jax.grad(reference)(p, False),
+        )
+    )(params)
+    assert float(terms["loss"]) == pytest.approx(float(value), rel=1e-4)
+    assert_close(grads, expected, rtol=2e-4)
+    # And the cut is really made.
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), through, expected)
+    scale = max(float(jnp.abs(x).max()) for x in jax.tree.leaves(expected))
+    assert max(jax.tree.leaves(gaps)) > 1e-4 * scale
+
+
+def test_memory_of_truncated_backpropagation_hardly_grows_with_the_sequence(plain, histories):
+    """By XLA's own account of temporary memory, for eight times the length."""
+
+    def temporary(segments, bptt):
+        config = dataclasses.replace(
+            plain,
+            model=dataclasses.replace(plain.model, backbone="linear", width=64, layers=2),
+            sampling=dataclasses.replace(plain.sampling, segments=segments),
+            bptt=bptt,
+        )
+        interface = training.make_interface(config, discrete=False)
+        params = jax.eval_shape(lambda: init_state(config, interface).params)
+        compiled = (
+            jax.jit(
+                lambda p: loss_and_gradient(
+                    p, jax.random.key(0), histories, jnp.float32(0), config, interface
+                )[0]
+            )
+            .lower(params)
+            .compile()
+        )
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert temporary(64, 0) > 5 * temporary(8, 0)
+    assert temporary(64, 32) < 2 * temporary(8, 32)
 
 
 # Sources
 
 
-def test_several_sources_share_the_batch(config):
-    two = dataclasses.replace(config, histories=config.histories * 2, weights=(1.0, 3.0))
-    sources = training.load_sources(two)
-    assert sources.environments == ["gla/Made-v0"] * 2 and not sources.discrete
-    interface = training.make_interface(two, sources.discrete)
-    params = training.init_state(two, interface).params
-    loss, by_segment = jax.eval_shape(
-        lambda key: training.batch_loss(params, key, sources.histories, two, interface),
-        jax.random.key(0),
+def test_pools_follow_from_the_step(plain, interface, policy_store, tmp_path, monkeypatch):
+    """Histories that do not fit into memory: the step sees the pool that its number says."""
+    store = policy_store(tmp_path / "s")
+    config = dataclasses.replace(
+        plain, histories=(store,), loading=LoadingConfig(resident=2, refresh=4), steps=16
     )
-    assert loss.shape == () and by_segment.shape == (2,)
+    traced = []
+    original = training.train_steps
+    monkeypatch.setattr(training, "train_steps", lambda *a: (traced.append(1), original(*a))[1])
+    whole = meta_train(config, tmp_path / "whole", progress=False)
+    assert len(traced) == 1  # all pools have the same shapes
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            meta_train(config, tmp_path / "c", progress=False)
+    meta_train(config, tmp_path / "c", progress=False)
+    assert_same(*(restored(f, config, interface) for f in (whole, tmp_path / "c")))
+    assert lines(whole) == lines(tmp_path / "c")
+    # And it is the pools that do it: the same by hand.
+    state = init_state(config, interface)
+    step = jax.jit(lambda s, h: original(s, h, config, interface))
+    with training.load_sources(config) as sources:
+        for start in range(0, 16, 2):
+            state, _ = step(state, sources.pool(start // 4))
+    assert_same(restored(whole, config, interface).params, jax.tree.map(np.asarray, state.params))
+    with pytest.raises(GlaError, match="loading.refresh=3 is not a multiple"):
+        dataclasses.replace(config, loading=LoadingConfig(resident=2, refresh=3))
 
 
-def test_incomplete_histories_are_refused(config, tmp_path):
-    path = write_store(tmp_path / "half", blocks=[1])
+def test_incomplete_histories_are_refused(config, policy_store, tmp_path):
+    path = policy_store(tmp_path / "half", blocks=[1])
     with pytest.raises(GlaError, match="1 of 2 blocks are missing.*gla collect"):
         training.load_sources(dataclasses.replace(config, histories=(path,)))
 
 
-def test_histories_that_do_not_fit_are_refused(config, tmp_path):
+def test_histories_that_do_not_fit_are_refused(config, policy_store, tmp_path):
     def load(**change):
         return training.load_sources(dataclasses.replace(config, **change))
 
@@ -417,7 +772,7 @@ def test_histories_that_do_not_fit_are_refused(config, tmp_path):
         load(histories=())
     with pytest.raises(GlaError, match="holds no learning histories"):
         load(histories=(str(tmp_path / "nowhere"),))
-    discrete = write_store(tmp_path / "discrete", dataclasses.replace(META, discrete=True))
+    discrete = policy_store(tmp_path / "discrete", discrete=True)
     with pytest.raises(GlaError, match="mix continuous and discrete"):
         load(histories=(*config.histories, discrete))
 
@@ -427,19 +782,20 @@ def test_histories_that_do_not_fit_are_refused(config, tmp_path):
     [
         {"batch_size": 0},
         {"steps": 0},
-        {"warmup": -1},
+        {"accumulate": 0},
+        {"accumulate": 3},
+        {"bptt": -1},
+        {"bptt": 7},
         {"seed": -1},
-        {"learning_rate": 0.0},
-        {"learning_rate": float("nan")},
-        {"learning_rate": float("inf")},
-        {"max_grad_norm": -1.0},
-        {"final_rate": 1.5},
-        {"weight_decay": -0.1},
+        {"max_skips": 0},
+        {"diverged": -1.0},
+        {"diverged": float("nan")},
         {"checkpoint_every": 15},
         {"weights": (1.0,)},
         {"histories": ("a", "b"), "weights": (1.0,)},
         {"histories": ("a", "b"), "batch_size": 1},
         {"histories": ("a", "b"), "weights": (1.0, 0.0)},
+        {"histories": ("a", "b"), "weights": (1.0, 3.0), "accumulate": 8},
     ],
 )
 def test_a_config_out_of_range_is_refused(settings):
@@ -448,7 +804,28 @@ def test_a_config_out_of_range_is_refused(settings):
     assert "\n" not in str(caught.value)
 
 
-def test_paths_are_kept_as_given(config):
-    assert Path(config.histories[0]).is_dir()
-    again = config_from_json(json.loads(json.dumps(dataclasses.asdict(config))))
-    assert again == config and hash(again) == hash(config)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"every": -1},
+        {"every": 10, "patience": -1},
+        {"every": 10, "batches": 0},
+        {"patience": 1},
+        {"histories": ("a",)},
+        {"environments": ("a",)},
+    ],
+)
+def test_a_validation_out_of_range_is_refused(settings):
+    with pytest.raises(GlaError):
+        ValidationConfig(**settings)
+
+
+def test_validation_falls_between_dispatches():
+    with pytest.raises(GlaError, match="validation.every=15 is not a multiple"):
+        MetaTrainConfig(validation=ValidationConfig(every=15))
+
+
+def test_a_config_survives_json(mixed):
+    assert Path(mixed.histories[0]).is_dir()
+    again = config_from_json(json.loads(json.dumps(dataclasses.asdict(mixed))))
+    assert again == mixed and hash(again) == hash(mixed)

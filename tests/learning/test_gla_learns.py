@@ -6,7 +6,8 @@ from gla.agents.collect import CollectConfig, collect
 from gla.agents.gla import load
 from gla.benchmarks.runner import MetaTestConfig, meta_test
 from gla.benchmarks.statistics import best_null, first_episode, judge, last_episode, whole_lifetime
-from gla.models import TransformerConfig
+from gla.models import ModelConfig
+from gla.optimizers import OptimizerConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
 from gla.training import MetaTrainConfig, meta_train
@@ -27,11 +28,10 @@ def results(tmp_path_factory):
         sampling=SamplingConfig(
             segments=8, segment_length=50, first_update=(0, 3), gap=(3, 7), lead=(8, 8)
         ),
-        model=TransformerConfig(width=64, layers=2, heads=4, window=400),
+        model=ModelConfig(width=64, layers=2, heads=4, window=400),
         batch_size=8,
         steps=200,
-        learning_rate=3e-3,
-        warmup=20,
+        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=20),
     )
     checkpoint = meta_train(config, folder / "checkpoint", progress=False)
     test = MetaTestConfig("gla/RandomLinear-v0", lifetimes=64, steps=400, null_steps=200)

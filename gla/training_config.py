@@ -1,0 +1,201 @@
+"""What to meta-train, on what, for how long: one config made of those of its parts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from gla import sampling
+from gla.errors import GlaError
+from gla.loading import LoadingConfig
+from gla.models import ModelConfig
+from gla.objectives import ObjectiveConfig
+from gla.optimizers import OptimizerConfig
+from gla.parallel import MeshConfig
+from gla.projection import ProjectionConfig
+from gla.sampling import SamplingConfig
+from gla.tokens import Interface
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """How the weights are validated on unseen tasks, and when that ends training.
+
+    In-context learning can be transient: with few training tasks it comes and goes while the
+    training loss falls (Singh et al. 2023), so the last weights need not be the best.
+
+    Attributes:
+        every: steps between validations, a multiple of steps_per_dispatch; 0 makes none.
+        patience: validations in a row without a better score that end training; 0 never ends it.
+        histories: folders of history stores of held-out tasks, on which the mean loss is taken.
+        batches: batches of those, the same at every validation.
+        environments: environments whose unseen tasks are acted in.
+        lifetimes: lifetimes in each of them.
+        steps: steps of a lifetime.
+    """
+
+    every: int = 0
+    patience: int = 0
+    histories: tuple[str, ...] = ()
+    batches: int = 4
+    environments: tuple[str, ...] = ()
+    lifetimes: int = 16
+    steps: int = 400
+
+    def __post_init__(self):
+        for name, least in (
+            ("every", 0), ("patience", 0), ("batches", 1), ("lifetimes", 1), ("steps", 1)
+        ):  # fmt: skip
+            if getattr(self, name) < least:
+                raise GlaError(
+                    f"validation {name} is {getattr(self, name)}", f"a whole number >= {least}"
+                )
+        if not self.every and (self.patience or self.histories or self.environments):
+            raise GlaError(
+                "validation is described but validation.every is 0",
+                "the number of steps between validations",
+            )
+
+
+@dataclass(frozen=True)
+class MetaTrainConfig:
+    """What to train, on what, for how long.
+
+    Attributes:
+        histories: folders of history stores, all continuous or all discrete.
+        weights: relative share of each store in a batch; empty means equal shares.
+        projection: agent space and the distribution of projections.
+        sampling: how sequences are cut out of histories.
+        objective: what is minimised.
+        model: backbone and size.
+        optimizer: how weights follow gradients.
+        validation: on unseen tasks.
+        loading: how much of the histories is in memory at once.
+        mesh: how devices are used; may change when training goes on.
+        batch_size: sequences per step.
+        accumulate: parts of a batch that are computed one after the other, which takes as much
+            less memory; the gradient is the same up to rounding. Divides every store's share.
+        bptt: truncated back-propagation through time: the sequence is run in stretches of so many
+            tokens, the model's state is carried over, gradients end at the borders, and memory
+            does not grow with the sequence. 0 is the whole sequence; must divide its length.
+        steps: optimiser steps.
+        steps_per_dispatch: steps in one call of the jitted program.
+        checkpoint_every: steps between checkpoints, a multiple of steps_per_dispatch.
+        max_skips: skipped steps in a row that stop training.
+        diverged: training stops where the smoothed loss is so many times its first value; 0 never.
+        seed: of initial weights and batches.
+        tensorboard: write TensorBoard event files beside `metrics.jsonl`.
+    """
+
+    histories: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    loading: LoadingConfig = field(default_factory=LoadingConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    batch_size: int = 16
+    accumulate: int = 1
+    bptt: int = 0
+    steps: int = 2000
+    steps_per_dispatch: int = 10
+    checkpoint_every: int = 200
+    max_skips: int = 10
+    diverged: float = 10.0
+    seed: int = 0
+    tensorboard: bool = False
+
+    def __post_init__(self):
+        for name in (
+            "batch_size", "accumulate", "steps", "steps_per_dispatch", "checkpoint_every",
+            "max_skips",
+        ):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise GlaError(f"meta-train {name} is {getattr(self, name)}", "a number >= 1")
+        if self.seed < 0 or self.bptt < 0:
+            raise GlaError("meta-train seed or bptt is negative", "numbers >= 0")
+        if not 0 <= self.diverged < math.inf:
+            raise GlaError(f"meta-train diverged is {self.diverged}", "a number >= 0")
+        for name, value in (
+            ("checkpoint_every", self.checkpoint_every),
+            ("validation.every", self.validation.every),
+            ("loading.refresh", self.loading.refresh if self.loading.resident else 0),
+        ):
+            if value % self.steps_per_dispatch:
+                raise GlaError(
+                    f"{name}={value} is not a multiple of "
+                    f"steps_per_dispatch={self.steps_per_dispatch}"
+                )
+        if self.bptt and self.sampling.length % self.bptt:
+            raise GlaError(
+                f"bptt={self.bptt} does not divide the {self.sampling.length} tokens of a sequence",
+                mend="choose a divisor of sampling.segments x sampling.segment_length",
+            )
+        if self.batch_size % self.accumulate:
+            raise GlaError(
+                f"accumulate={self.accumulate} does not divide batch_size={self.batch_size}"
+            )
+        if self.weights and len(self.weights) != len(self.histories):
+            raise GlaError(
+                f"{len(self.weights)} weights for {len(self.histories)} history stores",
+                "one weight per store, or none for equal shares",
+            )
+        # Sizes of the batch are checked as early as everything else.
+        if self.histories:
+            counts = sampling.allocate(self.batch_size, self.shares)
+            if any(count % self.accumulate for count in counts):
+                raise GlaError(
+                    f"accumulate={self.accumulate} does not divide the stores' shares of a batch, "
+                    f"{', '.join(str(count) for count in counts)}",
+                    mend="choose batch_size and weights so that it divides each",
+                )
+        if self.validation.histories:
+            sampling.allocate(self.micro_batch, (1.0,) * len(self.validation.histories))
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Weights, filled in."""
+        return self.weights or (1.0,) * len(self.histories)
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences that are computed at once."""
+        return self.batch_size // self.accumulate
+
+
+def make_interface(config: MetaTrainConfig, discrete: bool) -> Interface:
+    """Return what the model reads and writes."""
+    return Interface(
+        config.projection.observation_dim,
+        config.projection.action_dim,
+        discrete,
+        conditions=config.sampling.conditions,
+        squashed=config.objective.squashed,
+        predict_reward=config.objective.reward > 0,
+        predict_observation=config.objective.observation > 0,
+    )
+
+
+def config_from_json(value: dict[str, Any]) -> MetaTrainConfig:
+    """Rebuild a `MetaTrainConfig` from the `training` part of a checkpoint's description.
+
+    Raises:
+        KeyError: if a part is missing.
+        TypeError: if there is a setting that this version does not know.
+        GlaError: if a setting is out of range.
+    """
+    kinds = {
+        "projection": ProjectionConfig, "sampling": SamplingConfig, "objective": ObjectiveConfig,
+        "model": ModelConfig, "optimizer": OptimizerConfig, "validation": ValidationConfig,
+        "loading": LoadingConfig, "mesh": MeshConfig,
+    }  # fmt: skip
+
+    def plain(part: dict[str, Any]) -> dict[str, Any]:  # JSON has lists where there are tuples
+        return {n: tuple(v) if isinstance(v, list) else v for n, v in part.items()}
+
+    parts = {name: kind(**plain(value[name])) for name, kind in kinds.items()}
+    return MetaTrainConfig(**{**plain(value), **parts})
