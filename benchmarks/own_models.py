@@ -35,13 +35,16 @@ def model_of(settings: Settings) -> SequenceModel:
     return make_model(config, settings["inputs"], settings["outputs"])
 
 
-def make_update(model: SequenceModel, tokens: jax.Array, targets: jax.Array) -> tuple[Any, Any]:
-    """Return what starts training, params -> state, and a compiled step, state -> state and loss.
+def make_update(
+    model: SequenceModel, tokens: jax.Array, targets: jax.Array, dispatch: int = 1
+) -> tuple[Any, Any]:
+    """Return what starts training, params -> state, and compiled steps, state -> state and loss.
 
     Args:
         model: to train.
         tokens: f32[B, T, F].
         targets: f32[B, T, O], to which the squared error is averaged.
+        dispatch: steps in one call, as `steps_per_dispatch` of meta-training; the loss is the last.
     """
     # The number of steps only matters to schedules that end.
     optimizer = make_optimizer(OPTIMIZER, 1000)
@@ -55,21 +58,27 @@ def make_update(model: SequenceModel, tokens: jax.Array, targets: jax.Array) -> 
         change, moments = optimizer.update(gradient, moments, params)
         return (jax.tree.map(jnp.add, params, change), moments), loss
 
-    compiled = jax.jit(update, donate_argnums=0)
+    def updates(state: Any, tokens: jax.Array, targets: jax.Array) -> Any:
+        one = lambda state, _: update(state, tokens, targets)  # noqa: E731
+        state, losses = jax.lax.scan(one, state, None, length=dispatch)
+        return state, losses[-1]
+
+    compiled = jax.jit(updates, donate_argnums=0)
     return lambda params: (params, optimizer.init(params)), lambda state: compiled(
         state, tokens, targets
     )
 
 
 def train(settings: Settings) -> Training:
-    """Make training on random numbers: a call is one step and returns its tokens."""
+    """Make training on random numbers: a call is `dispatch` steps and returns their tokens."""
     _start()
     model, keys = model_of(settings), jax.random.split(jax.random.key(0), 3)
-    rows, length = settings["rows"], settings["window"]
+    rows, length, dispatch = settings["rows"], settings["window"], settings["dispatch"]
     start, update = make_update(
         model,
         jax.random.normal(keys[0], (rows, length, model.inputs)),
         jax.random.normal(keys[1], (rows, length, model.outputs)),
+        dispatch,
     )
     state = start(model.init(keys[2]))
 
@@ -77,7 +86,7 @@ def train(settings: Settings) -> Training:
         nonlocal state
         del seed
         state, _ = jax.block_until_ready(update(state))
-        return rows * length
+        return rows * length * dispatch
 
     return Training(call)
 
@@ -169,7 +178,11 @@ STEPPERS: dict[str, Callable[[SequenceModel, jax.Array], Stepper]] = {
 
 
 def act(settings: Settings) -> Training:
-    """Make acting from the same state each time: a call is `steps` tokens a row, one by one."""
+    """Make acting: a call is `steps` tokens a row, one by one.
+
+    It goes on from call to call, as the peer does; where `restart` is set, each call begins after
+    `after` tokens again.
+    """
     _start()
     model, keys = model_of(settings), jax.random.split(jax.random.key(0), 3)
     rows, steps = settings["rows"], settings["steps"]
@@ -188,7 +201,8 @@ def act(settings: Settings) -> Training:
 
     def tidy() -> None:
         nonlocal state
-        state = jax.block_until_ready(jax.tree.map(jnp.copy, start))
+        if settings.get("restart"):
+            state = jax.block_until_ready(jax.tree.map(jnp.copy, start))
 
     return Training(call, tidy)
 

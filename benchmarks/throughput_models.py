@@ -18,6 +18,7 @@ from gla.cores import usable_cores
 from gla.errors import GlaError
 
 OURS, ONE_BY_ONE, RECOMPUTING = "gla", "gla, a call per token", "gla, recomputing the window"
+STEP_BY_STEP = "gla, a call per step"
 PYTORCH, RING, GROWING = "PyTorch", "PyTorch, cache in place", "PyTorch, growing cache"
 
 SIZES: dict[str, Any] = {
@@ -28,6 +29,9 @@ SIZES: dict[str, Any] = {
 
 WINDOW, STEPS = 4096, 64
 """Positions that an acting Transformer sees, and tokens of a lifetime in one call."""
+
+DISPATCH = 10
+"""Training steps in one call of ours, as meta-training has by default."""
 
 PLACES = (1024, 4096, 16_384, 65_536)
 """Transitions that lifetimes have behind them when the cost of a step is compared."""
@@ -112,7 +116,11 @@ def train_entrants(sizes: Mapping[str, Any], rows: int, context: int) -> list[En
     """Return PyTorch and ours, training on `rows` sequences of `context` tokens at a time."""
     settings = {**sizes, "job": "train", "rows": rows, "window": context}
     work = rows * context
-    return [Entrant(PYTORCH, "pytorch", settings, work), Entrant(OURS, "model", settings, work)]
+    return [
+        Entrant(PYTORCH, "pytorch", settings, work),
+        Entrant(STEP_BY_STEP, "model", {**settings, "dispatch": 1}, work),
+        Entrant(OURS, "model", {**settings, "dispatch": DISPATCH}, work * DISPATCH),
+    ]
 
 
 def act_entrants(sizes: Mapping[str, Any], rows: int, window: int, steps: int) -> list[Entrant]:
@@ -149,7 +157,7 @@ def place_entrants(
         steps: tokens in one call.
     """
     settings = {**sizes, "job": "act", "rows": 1, "window": window, "steps": steps}
-    settings["how"] = "in scans"
+    settings |= {"how": "in scans", "restart": True}
     return [
         Entrant(after_name(place), "model", {**settings, "after": place}, steps) for place in places
     ]

@@ -563,7 +563,7 @@ def _throughput(arguments: Sequence[str]):
     ):
         throughput.main(names, config)
 
-    command.__doc__ = f"""Time environments beside a peer, interleaved, as ratios.
+    command.__doc__ = f"""Time environments, PPO and models beside a peer, interleaved, as ratios.
 
         Args:
             names: comparisons, all of them by default: {known}.
@@ -592,7 +592,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "leaderboard": (_leaderboard, "results files -> a static site"),
     "envs": (_envs, "list, show and check the registered environments"),
     "histories": (_histories, "describe, verify, plot, merge, export or import histories"),
-    "throughput": (_throughput, "how fast environments step and PPO trains, beside peers"),
+    "throughput": (_throughput, "how fast environments, PPO and models are, beside peers"),
     "references": (_references, "measure null and expert scores of an environment"),
 }
 
