@@ -18,6 +18,7 @@ from typing import Any
 from gla.benchmarks import (
     throughput_envs,
     throughput_histories,
+    throughput_metatest,
     throughput_models,
     throughput_ppo,
 )
@@ -44,6 +45,7 @@ COMPARISONS: dict[str, Comparison] = {
         *throughput_envs.COMPARISONS,
         *throughput_ppo.COMPARISONS,
         *throughput_histories.COMPARISONS,
+        *throughput_metatest.COMPARISONS,
         *throughput_models.COMPARISONS,
     )
 }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gla.benchmarks import own_models, throughput, throughput_models, workers
+from gla.benchmarks import own_models, throughput, throughput_metatest, throughput_models, workers
 from gla.benchmarks.throughput_models import (
     GROWING,
     ONE_BY_ONE,
@@ -22,6 +22,7 @@ from gla.benchmarks.throughput_models import (
 )
 from gla.benchmarks.timing import Bench, ThroughputConfig
 from gla.benchmarks.workers import Worker
+from gla.models import ModelConfig
 
 SIZES = {
     **throughput_models.SIZES,
@@ -313,3 +314,18 @@ def test_real_workers_do_the_work_that_is_counted(kind):
         for program in programs:
             measured = program.call()  # refuses another number of tokens
             assert measured.wall > 0 and measured.cpu > 0
+
+
+def test_meta_tests_of_few_and_many_lifetimes_do_the_work_that_is_counted():
+    model = ModelConfig(width=16, layers=1, heads=2, window=20)
+    with contextlib.ExitStack() as stack:
+        bench = Bench(QUICK, stack)
+        programs = throughput_metatest.lifetimes_programs(bench, 2, 5, model)
+        traces = [program.call() for program in programs]
+    assert [program.name for program in programs] == [
+        "2 lifetimes, a call per step", "2 lifetimes", "5 lifetimes"
+    ]  # fmt: skip
+    for program, trace in zip(programs, traces, strict=True):
+        assert trace.reward.size == program.work
+    np.testing.assert_allclose(traces[0].reward, traces[1].reward, atol=1e-3)
+    assert "numbers of state a lifetime" in bench.notes[0]
