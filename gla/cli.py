@@ -123,7 +123,8 @@ def _meta_train(arguments: Sequence[str]):
 
     # A preset gives the defaults that the other options then change.
     name, rest = "gla", list(arguments)
-    if rest and rest[0] in PRESETS:
+    two_words = len(rest) > 1 and not any(word.startswith("-") for word in rest[:2])
+    if rest and (rest[0] in PRESETS or two_words):
         name = rest.pop(0)
     sampling, objective = preset(name)
     default = MetaTrainConfig(sampling=sampling, objective=objective)

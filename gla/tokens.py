@@ -139,7 +139,7 @@ def condition_features(
     """
     for name, value in values.items():
         if value is not None and name not in interface.conditions:
-            known = ", ".join(interface.conditions) or "none: it was trained without conditions"
+            known = ", ".join(interface.conditions) or "none, as it was trained without conditions"
             raise GlaError(f"the model does not read the condition {name!r}", known)
     scaled = {
         name: _scale(name, jnp.asarray(value, jnp.float32))

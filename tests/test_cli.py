@@ -159,6 +159,9 @@ def test_bad_words_are_answered_in_one_line(capsys, tmp_path):
         capsys, "meta-train", tmp_path / "a", "--histories", tmp_path / "none"
     )
     assert "given no histories" in complaint(capsys, "meta-train", tmp_path / "a")
+    assert "no preset 'gal' (did you mean gla?)" in complaint(
+        capsys, "meta-train", "gal", tmp_path / "a"
+    )
     assert "not a checkpoint folder" in complaint(
         capsys, "meta-test", tmp_path / "r.json", "--agent", tmp_path / "none"
     )

@@ -19,6 +19,7 @@ from gla.benchmarks.throughput_models import (
     PYTORCH,
     RECOMPUTING,
     RING,
+    STEP_BY_STEP,
 )
 from gla.benchmarks.timing import Bench, ThroughputConfig
 from gla.benchmarks.workers import Worker
@@ -134,8 +135,9 @@ def test_both_sides_take_the_same_steps_of_training(peer):
     np.testing.assert_allclose(found, losses, rtol=1e-4)
 
 
+@pytest.mark.parametrize("restart", [False, True])
 @pytest.mark.parametrize("how", own_models.STEPPERS)
-def test_acting_begins_anew_after_each_call(how, monkeypatch):
+def test_acting_goes_on_or_begins_anew(how, restart, monkeypatch):
     monkeypatch.setattr(own_models, "SCAN", 2)
     seen = []
     stepper = own_models.STEPPERS[how]
@@ -153,12 +155,14 @@ def test_acting_begins_anew_after_each_call(how, monkeypatch):
 
     monkeypatch.setitem(own_models.STEPPERS, how, spied)
     settings = {**SIZES, "rows": 2, "window": WINDOW, "steps": 3, "after": 11, "how": how}
+    settings["restart"] = restart
     program = own_models.act(settings)
     for _ in range(2):
         assert program.train(0) == 6
         program.tidy()
     moved = 0 if how == "recomputing" else 3
-    assert seen == [([11, 11], [11 + moved] * 2, (2, 3))] * 2
+    starts = (11, 11 if restart else 11 + moved)
+    assert seen == [([start] * 2, [start + moved] * 2, (2, 3)) for start in starts]
 
 
 def test_all_ways_of_acting_agree():
@@ -195,6 +199,7 @@ FAKE = """
     print(json.dumps({"ready": True, "packages": {settings["program"]: "1.0"}}), flush=True)
     for line in sys.stdin:
         work = settings["rows"] * settings.get("steps", settings["window"])
+        work *= settings.get("dispatch", 1)
         print(json.dumps({"wall": 0.1, "cpu": 0.2, "steps": work}), flush=True)
 """
 LACKS = """
@@ -222,9 +227,10 @@ QUICK = ThroughputConfig(rounds=5, seconds=1e-9)
 def test_training_is_compared_in_tokens(fakes):
     report = throughput.run(["train-1024", "train-256"], QUICK)
     for outcome in report.outcomes:
-        assert [timing.name for timing in outcome.timings] == [PYTORCH, OURS]
-        # 4,096 tokens in 0.1 seconds.
-        assert outcome.timings[1].rate == pytest.approx(40_960)
+        assert [timing.name for timing in outcome.timings] == [PYTORCH, STEP_BY_STEP, OURS]
+        # 4,096 tokens in 0.1 seconds, and ten times as many in a call of ten steps.
+        rates = [timing.rate for timing in outcome.timings]
+        assert rates == pytest.approx([40_960, 40_960, 409_600])
         assert [(goal.program, goal.clock) for goal, *_ in outcome.goals()] == [(OURS, "wall")]
     bounds = [outcome.comparison.goals[0].bound for outcome in report.outcomes]
     assert bounds == [1.0, 1.3]
@@ -233,13 +239,20 @@ def test_training_is_compared_in_tokens(fakes):
     assert all(worker.process.poll() is not None for worker in fakes[1])
 
 
-def test_without_pytorch_there_is_no_training_to_compare_with(fakes):
+def test_without_pytorch_training_is_compared_with_itself_and_meets_no_goal(fakes):
     scripts, started = fakes
     scripts["pytorch"] = LACKS
     (outcome,) = throughput.run(["train-256"], QUICK).outcomes
-    assert outcome.skipped.startswith(f"there is nothing to compare with; {PYTORCH}: ")
-    assert "No module named torch" in outcome.skipped and "give --torch PYTHON" in outcome.skipped
+    assert [timing.name for timing in outcome.timings] == [STEP_BY_STEP, OURS]
+    assert outcome.goals() == [] and "No module named torch" in outcome.notes[-1]
     assert all(worker.process.poll() is not None for worker in started)
+
+
+def test_where_nothing_can_be_compared_it_says_what_is_missing(fakes):
+    fakes[0]["model"] = fakes[0]["pytorch"] = LACKS
+    (outcome,) = throughput.run(["train-256"], QUICK).outcomes
+    assert outcome.skipped.startswith("there is nothing to compare with; ")
+    assert "No module named torch" in outcome.skipped and "give --torch PYTHON" in outcome.skipped
 
 
 @pytest.mark.parametrize(("name", "rows"), [("act-4096", 1), ("act-4096-batch", 8)])
@@ -302,8 +315,6 @@ def test_real_workers_do_the_work_that_is_counted(kind):
         "place": throughput_models.place_entrants({**SIZES, "backbone": "linear"}, (4, 8), 8, 3),
     }[kind]
     with_torch = importlib.util.find_spec("torch") is not None
-    if kind == "train" and not with_torch:
-        pytest.skip("PyTorch is not installed")
     with contextlib.ExitStack() as stack:
         bench = Bench(QUICK, stack)
         programs = throughput_models.model_programs(bench, entrants)
