@@ -52,6 +52,7 @@ class Dying(PPOMaker):
 '''
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_replaced(tmp_path, monkeypatch):
     (tmp_path / "dying_maker.py").write_text(DYING)
     for folder in (str(tmp_path), os.path.dirname(__file__)):
