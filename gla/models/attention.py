@@ -41,8 +41,8 @@ def causal_attention(
 ) -> jax.Array:
     """Softmax attention of each position to itself and the `window - 1` before it.
 
-    On a GPU with 16-bit numbers this is cuDNN's fused attention, on other accelerators and with
-    32-bit numbers XLA's; on a CPU `gla.models.blocked_attention`, computed in f32.
+    On a GPU with 16-bit numbers and heads of at most 128 numbers this is cuDNN's fused attention,
+    else on accelerators XLA's; on a CPU `gla.models.blocked_attention`, computed in f32.
 
     Args:
         q: f32 or bf16 [B, T, H, D].
@@ -66,12 +66,13 @@ def fused_attention(
     q: jax.Array, k: jax.Array, v: jax.Array, window: int, slopes: jax.Array | None = None
 ) -> jax.Array:
     """Do as `causal_attention` does through `jax.nn.dot_product_attention`."""
-    length, bias = q.shape[1], None
+    length, depth, bias = q.shape[1], q.shape[-1], None
     if slopes is not None:
         at = jnp.arange(length)
         away = at[:, None] - at[None, :]
         bias = jnp.asarray(-slopes[:, None, None] * away, q.dtype)[None]
-    short = q.dtype in (jnp.bfloat16, jnp.float16)
+    # What cuDNN's kernels take.
+    fits = q.dtype in (jnp.bfloat16, jnp.float16) and depth % 8 == 0 and depth <= 128
     return jax.nn.dot_product_attention(
         q,
         k,
@@ -79,5 +80,5 @@ def fused_attention(
         bias=bias,
         is_causal=True,
         local_window_size=(window - 1, 0) if window < length else None,
-        implementation="cudnn" if short and jax.default_backend() == "gpu" else "xla",
+        implementation="cudnn" if fits and jax.default_backend() == "gpu" else "xla",
     )

@@ -11,7 +11,7 @@ import pytest
 from gla.errors import GlaError
 from gla.models import ModelConfig, make_model
 from gla.models import cache as ring
-from gla.models.attention import alibi_slopes, causal_attention, rotate
+from gla.models.attention import alibi_slopes, causal_attention, fused_attention, rotate
 from gla.models.delta import delta_rule
 from gla.models.layers import scan_recomputing
 from gla.models.linear import LinearState, linear_attention
@@ -303,6 +303,30 @@ def test_a_slot_holds_the_last_position_that_is_its_own():
 
 def test_alibi_slopes_are_those_of_the_paper():
     np.testing.assert_allclose(alibi_slopes(8), 0.5 ** np.arange(1, 9), rtol=1e-6)
+
+
+@pytest.mark.parametrize("sloped", [False, True])
+@pytest.mark.parametrize(("length", "window"), [(14, 100), (300, 300), (517, 64), (130, 1)])
+def test_attention_and_its_gradient_are_the_same_in_blocks_and_fused(length, window, sloped):
+    # Several blocks of 128 and several groups of heads; the fused form is what accelerators run.
+    slopes = jnp.asarray(alibi_slopes(4)) if sloped else None
+    q, k, v, weight = jax.random.normal(jax.random.key(0), (4, 2, length, 4, 8))
+
+    def both(attention):
+        out, pull = jax.vjp(lambda q, k, v: attention(q, k, v, window, slopes), q, k, v)
+        return out, *pull(weight)
+
+    found, expected = jax.jit(both, static_argnums=0)(causal_attention), both(fused_attention)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_attention_in_bfloat16_keeps_its_type():
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 1, 20, 2, 8)).astype(jnp.bfloat16)
+    found = causal_attention(q, k, v, 8)
+    assert found.dtype == jnp.bfloat16
+    wide = (x.astype(jnp.float32) for x in (q, k, v))
+    np.testing.assert_allclose(found.astype("f4"), causal_attention(*wide, 8), atol=0.02)
 
 
 def test_rotation_knows_only_relative_positions():
