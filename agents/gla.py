@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from gla.agents.base import View
 from gla.checkpoints import Which
+from gla.distributions import tanh_gaussian_sample
 from gla.envs.base import is_discrete
 from gla.errors import GlaError, near_matches
 from gla.models import ModelConfig, State, make_model
@@ -119,8 +120,9 @@ class GLAAgent:
         if self.interface.discrete:
             return jax.random.categorical(key, outputs).astype(jnp.int32)
         mean, log_std = gaussian_outputs(outputs)
-        action = mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
-        return jnp.tanh(action) if self.interface.squashed else action
+        if self.interface.squashed:
+            return tanh_gaussian_sample(key, mean, log_std)
+        return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
 
 
 def parse_ask(words: Sequence[str]) -> dict[str, float]:

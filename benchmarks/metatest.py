@@ -29,7 +29,7 @@ def describe_agent(
         "agent": spec,
         "training": description["training"],
         "histories": description["histories"],
-        "step": max(checkpoints.steps_of(folder.absolute(), which), default=0),
+        "step": checkpoints.latest_step(folder.absolute(), which),
         "which": which,
         "ask": dict(ask or {}),
     }, tuple(description["sources"])

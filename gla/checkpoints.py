@@ -297,9 +297,9 @@ def steps_of(folder: Path, which: Which = "latest") -> list[int]:
         return sorted(manager.all_steps(), reverse=True)
 
 
-def latest_step(folder: Path) -> int:
+def latest_step(folder: Path, which: Which = "latest") -> int:
     """Return the step of the newest checkpoint, or 0 if there is none."""
-    return next(iter(steps_of(folder)), 0)
+    return next(iter(steps_of(folder, which)), 0)
 
 
 def restore_latest(folder: Path, like: Any, default: Any = None) -> Any:

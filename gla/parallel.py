@@ -9,6 +9,7 @@ number of devices, so a training on eight devices follows that on one up to roun
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -195,5 +196,10 @@ def gathered(tree: Any, mesh: Mesh | None) -> Any:
     """Return arrays of this process alone, whole, from ones that are divided over a mesh."""
     if mesh is None:
         return tree
-    whole = jax.jit(lambda x: x, out_shardings=copied(mesh))(tree)
+    whole = _gather(mesh)(tree)
     return jax.tree.map(lambda x: jax.numpy.asarray(x.addressable_data(0)), whole)
+
+
+@functools.cache  # compiled once per training, not at every validation
+def _gather(mesh: Mesh):
+    return jax.jit(lambda tree: tree, out_shardings=copied(mesh))

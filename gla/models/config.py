@@ -35,7 +35,7 @@ class ModelConfig:
         state: `ssm` only: recurrent states of each channel.
         dtype: type of projections, attention and cached keys. Parameters, norms, softmax,
             recurrent states and outputs are float32 always.
-        remat: recompute each block in the backward pass: less memory, about a third more time.
+        remat: recompute each block in the backward pass: less memory for one more forward pass.
 
     Raises:
         GlaError: for a name that is unknown or a size that does not fit.
