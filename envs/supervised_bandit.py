@@ -7,7 +7,7 @@ import functools
 import math
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import gymnasium
 import jax
@@ -18,8 +18,7 @@ from gla import datasets
 from gla.envs.base import Environment, Timestep, timestep
 from gla.envs.checks import check_count
 from gla.errors import GlaError
-
-ProjectionKind = Literal["gaussian", "orthogonal", "identity"]
+from gla.projection import Kind, sample_map
 
 _MAPPED_TOGETHER = 128  # examples projected at once: bounds the memory of drawing many tasks
 
@@ -57,7 +56,7 @@ class SupervisedBanditConfig:
     resize: int | None = None
     normalize: datasets.Normalize = "standard"
     observation_dim: int = 64
-    projection: ProjectionKind = "gaussian"
+    projection: Kind = "gaussian"
     permute_labels: bool = True
     fewest_classes: int | None = None
     pool: int | None = 1000
@@ -68,7 +67,7 @@ class SupervisedBanditConfig:
         check_count("horizon", self.horizon)
         if self.pool is not None:
             check_count("pool", self.pool)
-        if self.projection not in get_args(ProjectionKind):
+        if self.projection not in get_args(Kind):
             raise GlaError(f"projection is {self.projection!r}", "gaussian, orthogonal or identity")
 
 
@@ -203,15 +202,7 @@ class SupervisedBandit(Environment):
     def _projection(self, key: jax.Array, size: int) -> Any:
         """Draw the map from inputs f32[size] to observations f32[M]."""
         dim, kind = self.config.observation_dim, self.config.projection
-        if kind == "identity":
-            return lambda x: jnp.pad(x, (0, dim - size))
-        if kind == "gaussian":
-            matrix = jax.random.normal(key, (dim, size)) / size**0.5
-            return lambda x: matrix @ x
-        long, short = max(dim, size), min(dim, size)
-        q, r = jnp.linalg.qr(jax.random.normal(key, (long, short)))
-        q = q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)  # uniform over all orthonormal columns
-        matrix = q.T if dim < size else q * (dim / size) ** 0.5
+        matrix = sample_map(key, kind, dim, size)
         return lambda x: matrix @ x
 
     def reset(self, key: jax.Array, params: SupervisedParams) -> tuple[SupervisedState, jax.Array]:

@@ -28,7 +28,7 @@ VERSION = 2
 Which = Literal["latest", "best"]
 _FOLDERS = {"latest": "checkpoints", "best": "best"}
 # Settings of the machine and of what is shown, which do not change what is learned.
-_FREE = ("mesh", "tensorboard")
+_FREE = ("mesh", "tensorboard", "folder")
 
 
 def prepare(

@@ -120,10 +120,7 @@ def sample(
         slots = jnp.arange(config.action_dim) % k
         return Projection(jnp.eye(dim)[:, :n], jnp.eye(config.action_dim)[:, :k], slots)
     observation_key, action_key, slot_key = jax.random.split(key, 3)
-    if config.kind == "gaussian":
-        observation_map = jax.random.normal(observation_key, (dim, n), jnp.float32) / n**0.5
-    else:
-        observation_map = _orthonormal_columns(observation_key, dim, n) * (dim / n) ** 0.5
+    observation_map = sample_map(observation_key, config.kind, dim, n)
     # Every slot stands for some action; slots past the number of actions repeat them.
     slots = jax.random.permutation(slot_key, config.action_dim) % k
     return Projection(
@@ -131,6 +128,26 @@ def sample(
         _orthonormal_columns(action_key, config.action_dim, k),
         slots.astype(jnp.int32),
     )
+
+
+def sample_map(key: jax.Array, kind: Kind, dim: int, size: int) -> jax.Array:
+    """Draw a map A of inputs, f32[dim, size]; unit-variance inputs stay so.
+
+    Args:
+        key: random key.
+        kind: `gaussian`: entries N(0, 1/size); `orthogonal`: orthonormal columns scaled by
+            sqrt(dim / size), or orthonormal rows where dim < size; `identity`: zero padding, which
+            needs dim >= size.
+        dim: length of what is seen.
+        size: length of what is there.
+    """
+    if kind == "identity":
+        return jnp.eye(dim, size)
+    if kind == "gaussian":
+        return jax.random.normal(key, (dim, size), jnp.float32) / size**0.5
+    if dim < size:
+        return _orthonormal_columns(key, size, dim).T
+    return _orthonormal_columns(key, dim, size) * (dim / size) ** 0.5
 
 
 def _orthonormal_columns(key: jax.Array, rows: int, columns: int) -> jax.Array:

@@ -4,53 +4,34 @@ One step samples a batch, projects it, evaluates the objective and updates the w
 one jitted program that runs several steps per dispatch. Every random number of step i comes from
 the seed and i alone, so a resumed run repeats an uninterrupted one bit for bit on the same machine.
 
-What happens when something goes wrong:
-
-- A step whose loss, gradient or update is not finite changes nothing but the step count, and is
-  counted as skipped. After `max_skips` of them in a row training stops.
-- Training stops when it diverges: when the smoothed loss, an average over about fifty steps, is
-  above `diverged` times its first value, or times 1 where that is less.
-- When memory does not suffice, training stops and names what to lower.
-- Every such stop is a `GlaError`, one line. The last checkpoint before it stays, and the same
-  command goes on from there: it says the same again, or, where the cause was the machine's, ends.
-- Every `validation.every` steps the weights are validated on unseen tasks; the best are kept in
-  `best/` beside the checkpoints. After `validation.patience` validations without a better one
-  training ends, and `finished.json` says so. A kill at any moment, a validation included, costs
-  the time since the last checkpoint and changes nothing else.
+What happens when something goes wrong, and when training ends, is told in `gla.loop`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
 from gla import checkpoints, parallel, sampling
 from gla.errors import GlaError
 from gla.histories import HistoryStore, identity
 from gla.learner import (
-    GOING,
-    SKIPPED,
-    Metrics,
     TrainState,
     init_state,
     train_steps,
     validation_loss,
 )
 from gla.loading import Loader, LoadingConfig
-from gla.logs import Logs
+from gla.loop import Job, check_minutes, memory_errors, train
 from gla.packages import package_versions
-from gla.progress import Progress
 from gla.projection import check_sizes
 from gla.sampling import Histories
 from gla.tokens import Interface
@@ -165,50 +146,6 @@ def load_sources(
 
 # The whole training
 
-
-@contextlib.contextmanager
-def memory_errors(config: MetaTrainConfig, folder: Path) -> Iterator[None]:
-    """Turn a lack of memory, of the device or of the machine, into a plain `GlaError`."""
-    try:
-        yield
-    except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and not (
-            "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower()
-        ):
-            raise
-        detail = text.splitlines()[0][:120] if text else "MemoryError"
-        raise GlaError(
-            f"memory does not suffice for meta-training ({detail})",
-            mend=f"lower batch_size ({config.batch_size}), raise accumulate "
-            f"({config.accumulate}), set model.remat=True (now {config.model.remat}), or set bptt "
-            f"({config.bptt}) to a part of the {config.sampling.length} tokens of a sequence; the "
-            f"last checkpoint in {folder}, if there is one, is kept",
-        ) from None
-
-
-def _why_stopped(state: TrainState, config: MetaTrainConfig, folder: Path) -> GlaError:
-    """Say why the watch stopped training."""
-    watch, step = jax.tree.map(np.asarray, state.watch), int(state.step)
-    mend = (
-        f"lower the learning rate ({config.optimizer.learning_rate:g}); the last good checkpoint "
-        f"in {folder} is kept"
-    )
-    if watch.stopped == SKIPPED:
-        return GlaError(
-            f"meta-training stopped at step {step}: {config.max_skips} steps in a row had a loss "
-            "or gradient that is not finite",
-            "a finite loss and gradient",
-            mend,
-        )
-    return GlaError(
-        f"meta-training diverged: at step {step} the smoothed loss is {watch.smoothed:.4g}, and "
-        f"the first was {watch.first:.4g}",
-        f"at most {config.diverged:g} times max(first, 1)",
-        mend + "; diverged=0 turns this check off",
-    )
-
-
 Validate = Callable[[Any], dict[str, float]]
 
 
@@ -241,224 +178,110 @@ def meta_train(
         The absolute path of the folder.
 
     Raises:
-        GlaError: see `load_sources` and the rules at the top of this module; a folder with other
+        GlaError: see `load_sources` and the rules at the top of `gla.loop`; a folder with other
             settings; a validation without anything to validate on.
     """
-    folder = Path(path).absolute()
-    if minutes is not None and not minutes > 0:
-        raise GlaError(f"minutes is {minutes}", "a number above 0")
+    check_minutes(minutes)
     with contextlib.ExitStack() as opened:
-        opened.enter_context(memory_errors(config, folder))
-        training = _Training(config, folder, validate, opened)
-        training.describe(fresh)
-        state = training.first_state()
-        if not checkpoints.finished(folder, int(state.step)):
-            step, reason = training.run(state, progress, minutes)
-            if parallel.is_first():
-                checkpoints.finish(folder, step, reason)
-            parallel.wait_for_all("finished")
-    return folder
+        # Reading the histories takes memory too.
+        opened.enter_context(memory_errors(_lower(config), Path(path).absolute()))
+        job = _job(config, validate, opened)
+        return train(job, path, fresh, progress, minutes)
 
 
-class _Training:
-    """One call of `meta_train`."""
+class _Pools:
+    """Gives every dispatch the histories that are in memory then.
 
-    def __init__(
-        self,
-        config: MetaTrainConfig,
-        folder: Path,
-        validate: Validate | None,
-        opened: contextlib.ExitStack,
-    ):
-        self.config, self.folder, self.validate = config, folder, validate
-        if config.validation.every and validate is None and not config.validation.histories:
+    Args:
+        sources: of the histories.
+        refresh: steps after which they are exchanged.
+    """
+
+    def __init__(self, sources: Sources, refresh: int):
+        self._sources, self._refresh = sources, refresh
+        self._index = -1
+        self._pool: list[Histories] | None = None
+
+    def __call__(self, step: int) -> list[Histories] | None:
+        index = step // self._refresh
+        if index != self._index:
+            self._pool = None  # dropped before the next is read
+            self._index, self._pool = index, self._sources.pool(index)
+        return self._pool
+
+
+def _lower(config: MetaTrainConfig) -> str:
+    """Say what takes less memory."""
+    return (
+        f"lower batch_size ({config.batch_size}), raise accumulate ({config.accumulate}), set "
+        f"model.remat=True (now {config.model.remat}), or set bptt ({config.bptt}) to a part of "
+        f"the {config.sampling.length} tokens of a sequence"
+    )
+
+
+def _job(config: MetaTrainConfig, validate: Validate | None, opened: contextlib.ExitStack) -> Job:
+    """Open the histories and say what the loop is to do with them."""
+    if config.validation.every and validate is None and not config.validation.histories:
+        raise GlaError(
+            "validation.every is set but there is nothing to validate on",
+            "validation.histories or validation.environments",
+        )
+    if config.validation.environments and validate is None:
+        raise GlaError(
+            "validation.environments are named but nothing was given that acts in them",
+            "a function for `validate`, as `gla meta-train` has",
+        )
+    mesh = parallel.make_mesh(config.mesh)
+    parallel.check_batch(config.micro_batch, mesh)
+    sources = opened.enter_context(load_sources(config, mesh=mesh))
+    held_out: Sources | None = None
+    if config.validation.histories:
+        paths = config.validation.histories
+        held_out = opened.enter_context(load_sources(config, paths, LoadingConfig(), mesh))
+        if held_out.discrete != sources.discrete:
             raise GlaError(
-                "validation.every is set but there is nothing to validate on",
-                "validation.histories or validation.environments",
+                "the histories for validation have the other kind of actions",
+                "the kind that is trained on",
             )
-        if config.validation.environments and validate is None:
-            raise GlaError(
-                "validation.environments are named but nothing was given that acts in them",
-                "a function for `validate`, as `gla meta-train` has",
-            )
-        self.mesh = mesh = parallel.make_mesh(config.mesh)
-        parallel.check_batch(config.micro_batch, mesh)
-        self.sources = opened.enter_context(load_sources(config, mesh=mesh))
-        self.held_out: Sources | None = None
-        if config.validation.histories:
-            paths = config.validation.histories
-            self.held_out = opened.enter_context(load_sources(config, paths, LoadingConfig(), mesh))
-            if self.held_out.discrete != self.sources.discrete:
-                raise GlaError(
-                    "the histories for validation have the other kind of actions",
-                    "the kind that is trained on",
-                )
-        self.interface = interface = make_interface(config, self.sources.discrete)
-        # jit keeps what it compiled by function, so these live as long as the training.
-        self.steps = jax.jit(
-            lambda state, histories: train_steps(state, histories, config, interface, mesh),
-            donate_argnums=0,
-        )
-        self.loss = jax.jit(
-            lambda params, histories: validation_loss(params, histories, config, interface, mesh)
-        )
+    interface = make_interface(config, sources.discrete)
+    loss = jax.jit(
+        lambda params, histories: validation_loss(params, histories, config, interface, mesh)
+    )
 
-    def describe(self, fresh: bool):
-        """Write the folder's description, or compare it with the one that is there."""
-        description = {
-            "training": dataclasses.asdict(self.config),
-            "interface": dataclasses.asdict(self.interface),
-            "sources": self.sources.environments,
-            "histories": self.sources.metas,
-            "validation": self.held_out.metas if self.held_out else [],
-            "packages": package_versions(),
-        }
-        defaults = json.loads(json.dumps(dataclasses.asdict(MetaTrainConfig())))
-        if parallel.is_first():
-            checkpoints.prepare(self.folder, description, fresh, defaults)
-        parallel.wait_for_all("description")
-        if not parallel.is_first():
-            checkpoints.prepare(self.folder, description, False, defaults)
-
-    def first_state(self) -> TrainState:
-        """Restore the newest checkpoint, or begin."""
-
-        def make() -> TrainState:
-            return init_state(self.config, self.interface)
-
-        shapes = jax.eval_shape(make)
-        shardings = parallel.divided(shapes, self.mesh)
-        like = jax.tree.map(
-            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
-        )
-        found = checkpoints.restore_latest(self.folder, like, default=())
-        return jax.jit(make, out_shardings=shardings)() if found == () else found
-
-    def run(self, state: TrainState, progress: bool, minutes: float | None) -> tuple[int, str]:
-        """Train to the end; return the last step and why it is the last."""
-        config, folder, writes = self.config, self.folder, parallel.is_first()
-        step = first = int(state.step)
-        began = time.monotonic()
-        title = f"meta-train on {', '.join(n.split('/')[-1] for n in self.sources.environments)}"
-        histories, pool = None, -1
-        whole = True  # state and logs are of the same step
-        with (
-            checkpoints.Checkpoints(folder) as saver,
-            Logs(folder, step, config.tensorboard, writes) as logs,
-            Progress(title, config.steps, "steps", step, progress and writes) as bar,
-        ):
-            try:
-                while True:
-                    if self.validation_is_due(state):
-                        found = self.validated(state, saver)
-                        whole = False
-                        state = found[0]
-                        logs.write(step=step, validation=found[1])
-                        whole = True
-                    reason = self.reason_to_end(state, step > first, began, minutes)
-                    if step and (reason or step % config.checkpoint_every == 0):
-                        logs.flush()
-                        saver.save(step, state)
-                    if reason:
-                        return step, reason
-                    if pool != step // config.loading.refresh:
-                        pool, histories = step // config.loading.refresh, None
-                        histories = self.sources.pool(pool)
-                    whole, before = False, step
-                    state, metrics = self.steps(state, histories)
-                    step = int(state.step)
-                    if int(state.watch.stopped) != GOING:
-                        raise _why_stopped(state, config, folder)
-                    values = _readable(metrics, state)
-                    logs.write(step=step, **values)
-                    whole = True
-                    bar.advance(step - before, _note(values))
-            except KeyboardInterrupt:
-                # Inside a dispatch the old state is given away and the new one not there yet; of
-                # several processes not all need be at the same step.
-                if whole and step and jax.process_count() == 1:
-                    logs.flush()
-                    saver.save(step, state)
-                raise
-
-    def reason_to_end(
-        self, state: TrainState, trained: bool, began: float, minutes: float | None
-    ) -> str:
-        """Say why training ends here; nothing if it goes on."""
-        config, watch = self.config, state.watch
-        if int(state.step) >= config.steps:
-            return "all steps done"
-        patience = config.validation.patience
-        if patience and int(watch.worse) >= patience:
-            return (
-                f"no better score in {patience} validations; the best, {float(watch.best):.6g}, "
-                f"was at step {int(watch.best_step)}"
-            )
-        if minutes is not None and trained:
-            over = parallel.from_first(np.asarray(time.monotonic() - began > 60 * minutes))
-            if over:
-                return f"stopped after {minutes:g} minutes"
-        return ""
-
-    def validation_is_due(self, state: TrainState) -> bool:
-        """Return whether these weights are to be validated and have not been."""
-        every, step = self.config.validation.every, int(state.step)
-        due = every and step and (step % every == 0 or step >= self.config.steps)
-        return bool(due) and int(state.watch.validated) < step
-
-    def validated(
-        self, state: TrainState, saver: checkpoints.Checkpoints
-    ) -> tuple[TrainState, dict[str, float]]:
-        """Validate the weights, keep them if they are the best, and return what was found."""
+    def validated(params: Any) -> dict[str, float]:
         values: dict[str, float] = {}
-        if self.held_out is not None:
-            terms = self.loss(state.acting, self.held_out.pool(0))
+        if held_out is not None:
+            terms = loss(params, held_out.pool(0))
             values |= {name: float(x) for name, x in terms.items()}
             values["score"] = -values["loss"]
-        if self.validate is not None:
-            values |= self.validate(parallel.gathered(state.acting, self.mesh))
+        if validate is not None:
+            values |= validate(parallel.gathered(params, mesh))
         if "score" not in values:
             raise GlaError(
                 "the function for `validate` returned no score",
                 "a dictionary with `score`, or validation.histories",
             )
-        step, watch = int(state.step), state.watch
-        # A run that goes on compares what a checkpoint holds, so all compare float32.
-        score = np.float32(parallel.from_first(np.float32(values["score"])))
-        better = bool(score > np.float32(watch.best))
-        if better:
-            saver.save_best(step, state.acting)
-        changes: dict[str, Any] = {
-            "best": score if better else np.float32(watch.best),
-            "best_step": np.int32(step if better else watch.best_step),
-            "worse": np.int32(0 if better else int(watch.worse) + 1),
-            "validated": np.int32(step),
-        }
-        for name, value in changes.items():
-            sharding = getattr(watch, name).sharding
-            changes[name] = jax.make_array_from_callback(
-                (), sharding, functools.partial(_same, value)
-            )
-        return state._replace(watch=watch._replace(**changes)), values
+        return values
 
-
-def _same(value: np.generic, index: Any) -> np.ndarray:
-    """Return every piece of a single number."""
-    return np.asarray(value)[index]
-
-
-def _readable(metrics: Metrics, state: TrainState) -> dict[str, Any]:
-    """Return the metrics of a dispatch as plain numbers; None where every step was skipped."""
-    found = jax.tree.map(np.asarray, metrics)
-    none = not found.taken
-    return {
-        **{name: None if none else float(x) for name, x in found.terms.items()},
-        "gradient_norm": None if none else float(found.gradient_norm),
-        "learning_rate": float(found.learning_rate),
-        "by_segment": [] if none else found.by_segment.tolist(),
-        "smoothed_loss": float(state.watch.smoothed),
-        "skipped": int(state.watch.skipped),
-    }
+    return Job(
+        config=config,
+        title=f"meta-train on {', '.join(n.split('/')[-1] for n in sources.environments)}",
+        description={
+            "training": dataclasses.asdict(config),
+            "interface": dataclasses.asdict(interface),
+            "sources": sources.environments,
+            "histories": sources.metas,
+            "validation": held_out.metas if held_out else [],
+            "packages": package_versions(),
+        },
+        defaults=json.loads(json.dumps(dataclasses.asdict(MetaTrainConfig()))),
+        begin=lambda: init_state(config, interface),
+        take=lambda state, histories: train_steps(state, histories, config, interface, mesh),
+        data=_Pools(sources, config.loading.refresh),
+        validate=validated,
+        note=_note,
+        memory=_lower(config),
+    )
 
 
 def _note(values: dict[str, Any]) -> str:

@@ -12,9 +12,10 @@ from gla.errors import GlaError
 from gla.logs import Logs, MetricsLog, TensorBoardLog, as_json
 from gla.models import ModelConfig
 from gla.optimizers import OptimizerConfig
+from gla.progress import Progress
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
-from gla.training import MetaTrainConfig, Progress, meta_train
+from gla.training import MetaTrainConfig, meta_train
 
 
 def points(folder):

@@ -26,12 +26,12 @@ PROGRAM = """
 import json, sys
 import numpy as np
 import jax
-from gla import parallel, training
+from gla import parallel, loop, training
 
 folder, stop, own = sys.argv[2], int(sys.argv[3]), json.loads(sys.argv[4])
 parallel.start(parallel.DistributedConfig(**own))
 config = training.config_from_json(json.loads(sys.argv[1]))
-found, advance, readable = {}, training.Progress.advance, training._readable
+found, advance, readable = {}, loop.Progress.advance, loop._readable
 
 def stopped(self, amount, note=""):
     advance(self, amount, note)
@@ -48,7 +48,7 @@ def validate(params):
     first = jax.tree.leaves(params)[0]
     return {"score": -float(np.abs(np.asarray(first)).sum())}
 
-training.Progress.advance, training._readable = stopped, looked_at
+loop.Progress.advance, loop._readable = stopped, looked_at
 try:
     training.meta_train(config, folder, progress=False, validate=validate)
 except KeyboardInterrupt:

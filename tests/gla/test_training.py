@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gla import checkpoints, learner, sampling, training
+from gla import checkpoints, learner, loop, sampling, training
+from gla import steps as stepping
 from gla.errors import GlaError
 from gla.histories import HistoryStore
 from gla.learner import init_state, loss_and_gradient, train_steps
@@ -121,14 +122,14 @@ def assert_equal_runs(folder, other, config, interface):
 
 def stop_at(monkeypatch, step, stop):
     """Call `stop` when the progress bar reaches `step`."""
-    original = training.Progress.advance
+    original = loop.Progress.advance
 
     def advance(self, amount, note=""):
         original(self, amount, note)
         if self._done >= step:
             stop()
 
-    monkeypatch.setattr(training.Progress, "advance", advance)
+    monkeypatch.setattr(loop.Progress, "advance", advance)
 
 
 def interrupt():
@@ -229,7 +230,7 @@ def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(plain, tmp_pat
 
             return call
 
-    monkeypatch.setattr(training, "jax", Interrupted())
+    monkeypatch.setattr(loop, "jax", Interrupted())
     often = dataclasses.replace(plain, checkpoint_every=2)
     with pytest.raises(KeyboardInterrupt):
         meta_train(often, tmp_path / "c", progress=False)
@@ -238,7 +239,7 @@ def test_an_interrupt_inside_a_dispatch_keeps_the_last_checkpoint(plain, tmp_pat
 
 KILLED = """
 import json, os, signal, sys
-from gla import checkpoints, learner, logs, training
+from gla import checkpoints, logs, loop, training
 
 config = training.config_from_json(json.loads(sys.argv[1]))
 left = int(sys.argv[3])
@@ -255,7 +256,7 @@ def counted(original):
 # Before a line is logged, a checkpoint is begun or is on the disk, and after a dispatch.
 for place, name in (
     (logs.Logs, "write"), (checkpoints.Checkpoints, "save"), (checkpoints.Checkpoints, "save_best"),
-    (checkpoints.Checkpoints, "close"), (training, "_readable"), (training.Progress, "advance"),
+    (checkpoints.Checkpoints, "close"), (loop, "_readable"), (loop.Progress, "advance"),
 ):
     setattr(place, name, counted(getattr(place, name)))
 training.meta_train(config, sys.argv[2], progress=False)
@@ -457,15 +458,15 @@ def test_divergence_stops_training_and_says_so_again(plain, interface, tmp_path,
         assert "diverged: at step 11 the smoothed loss is" in message and "diverged=0" in message
         assert "\n" not in message and checkpoints.latest_step(tmp_path / "c") == 8
     kept = restored(tmp_path / "c", plain, interface).watch
-    assert 10 < kept.first < 100 and kept.stopped == learner.GOING
+    assert 10 < kept.first < 100 and kept.stopped == stepping.GOING
     off = dataclasses.replace(plain, diverged=0.0, steps=12)
     assert checkpoints.latest_step(meta_train(off, tmp_path / "d", progress=False)) == 12
 
 
 def test_a_small_first_loss_does_not_count_as_the_scale(config):
-    watch = learner.Watch(*[jnp.zeros((), t) for t in "iiffififi"[:4]], *[jnp.int32(0)] * 5)
-    for loss, stopped in ((9.0, learner.GOING), (500.1, learner.DIVERGED)):
-        after = learner._watched(
+    watch = stepping.Watch(*[jnp.zeros((), t) for t in "iiffififi"[:4]], *[jnp.int32(0)] * 5)
+    for loss, stopped in ((9.0, stepping.GOING), (500.1, stepping.DIVERGED)):
+        after = stepping._watched(
             watch._replace(first=jnp.float32(-3.0)), jnp.bool(True), jnp.float32(loss),
             jnp.bool(False), config,
         )  # fmt: skip
@@ -501,7 +502,7 @@ def test_memory_that_ends_later_keeps_the_last_checkpoint(plain, tmp_path, monke
 def test_other_errors_are_not_taken_for_a_lack_of_memory(plain, tmp_path):
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        training.memory_errors(plain, tmp_path),
+        loop.memory_errors("lower", tmp_path),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: something else")
 
