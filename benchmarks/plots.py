@@ -65,7 +65,7 @@ def plot_results(results: Results, path: str | os.PathLike[str], name: str | Non
         shown.append((twin, MASKED, "--", "s", "rewards masked"))
     curves = _curves([one for one, *_ in shown], results.steps)
 
-    figure, axes = _figure(WIDTH, HEIGHT)
+    figure, (axes,) = new_figure(WIDTH, HEIGHT)
     figure.subplots_adjust(left=0.115, right=0.785, top=0.895, bottom=0.125)
     labels: list[tuple[float, str, str]] = []
     for index, ((_, colour, style, marker, label), curve) in enumerate(
@@ -101,7 +101,7 @@ def plot_results(results: Results, path: str | os.PathLike[str], name: str | Non
         fontsize=12,
         fontweight="bold",
     )
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
 
 
 def overview(results: Sequence[Results], path: str | os.PathLike[str]) -> None:
@@ -135,7 +135,7 @@ def overview(results: Sequence[Results], path: str | os.PathLike[str]) -> None:
             "no score can be drawn",
             "an environment with an expert's return that is better than the best null controller's",
         )
-    figure, axes = _figure(WIDTH, 190 + 62 * len(rows))
+    figure, (axes,) = new_figure(WIDTH, 190 + 62 * len(rows))
     top = 96 / (190 + 62 * len(rows))
     figure.subplots_adjust(left=0.315, right=0.97, top=1 - top, bottom=top)
     for row, (_, value, masked) in enumerate(rows):
@@ -170,7 +170,7 @@ def overview(results: Sequence[Results], path: str | os.PathLike[str]) -> None:
         figure.text(0.97, 0.02, "\N{WHITE SQUARE} rewards masked", color=MASKED, ha="right")
     title = "Score of the last episode, 95% interval"
     figure.suptitle(title, x=0.02, y=0.985, va="top", ha="left", fontsize=12, fontweight="bold")
-    _save(figure, Path(path))
+    save_figure(figure, Path(path))
 
 
 def _curves(agents: list[AgentResult], steps: int) -> list[Curve]:
@@ -183,17 +183,19 @@ def _curves(agents: list[AgentResult], steps: int) -> list[Curve]:
     return [episode_curve(one, bins=bins, steps=steps, unit="step") for one in agents]
 
 
-def _figure(width: int, height: int) -> tuple[Figure, Axes]:
+def new_figure(width: int, height: int, panels: int = 1) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure of so many pixels, with panels side by side."""
     # The object interface, not pyplot: no display, no global state, no figures left open.
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#E4E4E4", lw=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(labelsize=10, color="#888888")
-    return figure, axes
+    found = [figure.add_subplot(1, panels, 1 + i) for i in range(panels)]
+    for axes in found:
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#E4E4E4", lw=0.8)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=10, color="#888888")
+    return figure, found
 
 
 def _draw(axes: Axes, curve: Curve, colour: str, style: str, marker: str, nudge: float) -> None:
@@ -275,10 +277,10 @@ def _bar(axes: Axes, row: float, value: Interval) -> None:
     axes.text(_HIGHEST_SCORE + 0.08, row, value.text(2), va="center", fontsize=9.5, color="#111111")
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file; a reader sees the whole new picture or the old one."""
     with os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # A reader sees the whole new picture or the old one.
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".part")
         os.close(handle)
         try:

@@ -17,6 +17,7 @@ from typing import Any
 
 from gla.benchmarks import (
     throughput_envs,
+    throughput_gpicl,
     throughput_histories,
     throughput_metatest,
     throughput_models,
@@ -47,6 +48,7 @@ COMPARISONS: dict[str, Comparison] = {
         *throughput_histories.COMPARISONS,
         *throughput_metatest.COMPARISONS,
         *throughput_models.COMPARISONS,
+        *throughput_gpicl.COMPARISONS,
     )
 }
 

@@ -24,9 +24,7 @@ def test_means_over_the_steps_of_a_dispatch():
     np.testing.assert_allclose(kernel["update_norm"], 2 / 3, rtol=1e-6)
     np.testing.assert_allclose(kernel["update_cosine"], -0.5, rtol=1e-6)
     np.testing.assert_allclose(kernel["first_moment_norm"], 0.1 * 5, rtol=1e-6)
-    np.testing.assert_allclose(
-        kernel["second_moment_norm"], 0.001 * np.hypot(9, 16), rtol=1e-5
-    )
+    np.testing.assert_allclose(kernel["second_moment_norm"], 0.001 * np.hypot(9, 16), rtol=1e-5)
     np.testing.assert_allclose(found["b"]["gradient_cosine"], 1.0, rtol=1e-6)
 
 
