@@ -18,8 +18,9 @@ def load_agent(spec: str, which: Which = "latest", ask: Mapping[str, float] | No
     """Return the agent behind `spec`.
 
     Args:
-        spec: a folder written by `gla meta-train`, or `module:factory`, where calling the factory
-            without arguments gives an `Agent`. Modules are also looked for in the current folder.
+        spec: a folder written by `gla meta-train` or `gla gpicl train`, or `module:factory`, where
+            calling the factory without arguments gives an `Agent`. Modules are also looked for in
+            the current folder.
         which: of a folder, the `latest` weights or the `best`.
         ask: of a folder, how much improvement is asked for (`gla.agents.gla.GLAAgent`).
 
@@ -28,9 +29,18 @@ def load_agent(spec: str, which: Which = "latest", ask: Mapping[str, float] | No
             is asked for that it does not read.
     """
     if ":" not in spec or Path(spec).exists():
-        from gla.agents.gla import load
+        from gla.agents import gla, gpicl
+        from gla.checkpoints import describe
+        from gla.gpicl.training import KIND
 
-        return load(spec, which=which, ask=ask)
+        if describe(spec).get("kind") != KIND:
+            return gla.load(spec, which=which, ask=ask)
+        if ask:
+            raise GlaError(
+                f"{spec} holds a learner of data sets, which reads no conditions",
+                mend="leave --ask away",
+            )
+        return gpicl.load(spec, which=which)
     if ask or which != "latest":
         raise GlaError(
             f"the agent {spec!r} is no checkpoint folder, and only those are asked for "

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,13 +78,7 @@ def record_over_ray(
     Raises:
         GlaError: as `gla.histories.record`; if Ray is not installed or cannot be reached.
     """
-    try:
-        import ray
-    except ImportError as error:
-        raise GlaError(
-            f"several workers need Ray, which cannot be imported ({error})",
-            mend="pip install 'gla[ray]', or leave out --ray.workers",
-        ) from None
+    ray = import_ray()
     maker = load_maker(method).make(config)
     store = HistoryStore.create_or_resume(location, maker.meta, fresh)
     if not store.missing_blocks():
@@ -92,7 +87,7 @@ def record_over_ray(
     with store.writing():
         try:
             if started:
-                _start(ray, ray_config)
+                start_ray(ray, ray_config)
             _hand_out(ray, ray_config, (method, config, str(store.path)), store, progress)
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, GlaError):
@@ -104,10 +99,36 @@ def record_over_ray(
     return store
 
 
-def _start(ray: Any, config: RayConfig) -> None:
+def import_ray() -> Any:
+    """Return the package ray.
+
+    Raises:
+        GlaError: if it is not installed.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise GlaError(
+            f"several workers need Ray, which cannot be imported ({error})",
+            mend="pip install 'gla[ray]', or leave out --ray.workers",
+        ) from None
+    return ray
+
+
+def start_ray(ray: Any, config: RayConfig, variables: Mapping[str, str] | None = None) -> None:
+    """Start Ray on this machine, or reach the cluster that the config names.
+
+    Args:
+        ray: the package, see `import_ray`.
+        config: where, and how many workers.
+        variables: of the workers' environment.
+
+    Raises:
+        GlaError: if Ray cannot be started or reached.
+    """
     # Workers import what this process can: a maker of the user's own may lie in this folder.
     paths = os.pathsep.join(dict.fromkeys([*filter(None, sys.path), os.getcwd()]))
-    variables = {"PYTHONPATH": paths}
+    variables = {**(variables or {}), "PYTHONPATH": paths}
     if config.gpus == 0:
         # Cores are shared out by Ray, so a worker takes one device.
         variables |= {"JAX_PLATFORMS": os.environ.get("JAX_PLATFORMS", "cpu")}

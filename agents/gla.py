@@ -98,16 +98,8 @@ class GLAAgent:
 
     def act(self, state, observation, reward, terminated, truncated, key):
         """Append one transition to each history and sample from the predicted distribution."""
-        conditions: dict[str, Any] = dict(self.ask)
-        if "position" in self.interface.conditions:
-            conditions["position"] = state.memory.length
-        token = make_tokens(
-            observation,
-            state.previous_action,
-            reward,
-            terminated,
-            truncated,
-            condition_features(self.interface, conditions, reward.shape),
+        token = self.tokens(
+            observation, state.previous_action, reward, terminated, truncated, state.memory.length
         )
         outputs, memory = self.model.step(state.params, token, state.memory)
         action = self._sample(key, self.interface.split(outputs).action)
@@ -115,6 +107,40 @@ class GLAAgent:
         if self.interface.discrete:
             shown = jax.nn.one_hot(action, self.interface.action_dim)
         return GLAState(state.params, memory, shown), action
+
+    def tokens(
+        self,
+        observation: jax.Array,
+        previous_action: jax.Array,
+        reward: jax.Array,
+        terminated: jax.Array,
+        truncated: jax.Array,
+        position: jax.Array,
+    ) -> jax.Array:
+        """Return what the model reads, with the improvement that is asked for.
+
+        Args:
+            observation: f32[..., n], in agent space.
+            previous_action: f32[..., m], slots as one-hot; zero at the start of a lifetime.
+            reward: f32[...], of the previous step, normalised; zero at the start.
+            terminated: bool[...], of the previous step.
+            truncated: bool[...], likewise.
+            position: i32[...], steps since the lifetime began.
+
+        Returns:
+            f32[..., token_size].
+        """
+        conditions: dict[str, Any] = dict(self.ask)
+        if "position" in self.interface.conditions:
+            conditions["position"] = position
+        return make_tokens(
+            observation,
+            previous_action,
+            reward,
+            terminated,
+            truncated,
+            condition_features(self.interface, conditions, reward.shape),
+        )
 
     def _sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
         if self.interface.discrete:

@@ -181,7 +181,7 @@ def meta_test_learners(
         for entrant in entered:
             sequence = entrant.path and hasattr(entrant.learner, "model")
             for blind in (False, True) if config.hidden and sequence else (False,):
-                cell = _cell(entrant, dataset, config, blind, results)
+                cell = _cell(entrant, dataset, config, blind, results, out)
                 if cell is None:
                     continue
                 results = results.with_cell(cell)
@@ -210,16 +210,19 @@ def _cell(
     config: LearnerTestConfig,
     blind: bool,
     results: SupervisedResults,
+    out: Path,
 ) -> Cell | None:
     """Measure one cell, or return None if it is there."""
     tasks, learner = entrant.tasks, entrant.learner
     few = tuple(p for p in FEW if p < tasks.length - 1) if config.curves else ()
     positions = tuple(range(tasks.length)) if entrant.path else (*few, tasks.length - 1)
     data = _load(entrant, dataset, config)
+    # Relative, so that results can be moved together with what they are of.
+    path = os.path.relpath(entrant.path, out.absolute().parent) if entrant.path else ""
     sort: Any = "labels hidden" if blind else "meta-trained" if entrant.path else "hand-written"
     settings = asdict(tasks) | {"resize": entrant.data.resize, "normalize": entrant.data.normalize}
     cell = Cell(
-        learner=learner.name, sort=sort, path=entrant.path, dataset=dataset, examples=len(data),
+        learner=learner.name, sort=sort, path=path, dataset=dataset, examples=len(data),
         part=config.part, trained_on=entrant.trained_on, training_seed=entrant.training_seed,
         training_steps=entrant.training_steps, parameters=learner.parameter_count,
         state_size=learner.state_size, tasks=settings, seed=config.seed, per_task=1,

@@ -33,7 +33,8 @@ class Cell:
         learner: name for tables.
         sort: `meta-trained`; `labels hidden`: the same weights, never told a label, which can only
             do by chance or by what it remembers of meta-training; or `hand-written`.
-        path: of the checkpoint folder; "" of a hand-written learner.
+        path: of the checkpoint folder, seen from the folder of the results file; "" of a
+            hand-written learner.
         dataset: what was asked for.
         examples: number of examples in the part that was used.
         part: of the data set.

@@ -85,6 +85,7 @@ def _cpu_learners(data: DataConfig) -> dict[str, GPICLConfig]:
         fewest_classes_final=10,
     )  # fmt: skip
     muon = OptimizerConfig("muon", 3e-3, "wsd", warmup=100)
+    adam = OptimizerConfig("adamw", 1e-2, "wsd", warmup=20)
 
     def config(learner: LearnerConfig, **changes) -> GPICLConfig:
         given = {"optimizer": muon, "batch_size": 32, "checkpoint_every": 500, **changes}
@@ -95,7 +96,7 @@ def _cpu_learners(data: DataConfig) -> dict[str, GPICLConfig]:
     return {
         "transformer": config(LearnerConfig(model=transformer), steps=16_000),
         "lstm": config(LearnerConfig(model=lstm), steps=6_000),
-        "vsml": config(LearnerConfig(kind="vsml"), steps=3_000, batch_size=8),
+        "vsml": config(LearnerConfig(kind="vsml"), steps=1_000, batch_size=8, optimizer=adam),
         "maml": config(LearnerConfig(kind="maml"), steps=2_000),
     }
 

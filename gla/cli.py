@@ -323,11 +323,6 @@ def _envs(arguments: Sequence[str]) -> int:
         "check": check,
         "docs": docs,
     }
-    if arguments and arguments[0] in ("-h", "--help"):
-        for name, command in commands.items():
-            summary = (command.__doc__ or "").partition("\n")[0]
-            print(f"gla envs {name:<6} {summary}")
-        return 0
     return _pick(commands, arguments or ("list",), "envs")
 
 
@@ -521,6 +516,12 @@ def _histories(arguments: Sequence[str]) -> int:
     return _pick(commands, arguments, "histories")
 
 
+def _gpicl(arguments: Sequence[str]) -> int:
+    from gla.benchmarks.gpicl_commands import COMMANDS
+
+    return _pick(COMMANDS, arguments, "gpicl")
+
+
 def _references(arguments: Sequence[str]):
     import tyro
 
@@ -577,7 +578,10 @@ def _pick(commands: dict[str, Callable[..., int]], arguments: Sequence[str], nam
     """Run one of several second-level commands."""
     listed = " or ".join(f"gla {name} {word}" for word in commands)
     if arguments and arguments[0] in ("-h", "--help"):
-        print(listed)
+        width = max(map(len, commands))
+        for word, command in commands.items():
+            summary = (command.__doc__ or "").partition("\n")[0]
+            print(f"gla {name} {word:<{width}}  {summary}")
         return 0
     if not arguments or arguments[0] not in commands:
         word = arguments[0] if arguments else ""
@@ -593,6 +597,7 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "leaderboard": (_leaderboard, "results files -> a static site"),
     "envs": (_envs, "list, show and check the registered environments"),
     "histories": (_histories, "describe, verify, plot, merge, export or import histories"),
+    "gpicl": (_gpicl, "supervised learning to learn: train, test, table 1, figures"),
     "throughput": (_throughput, "how fast environments, PPO and models are, beside peers"),
     "references": (_references, "measure null and expert scores of an environment"),
 }

@@ -29,8 +29,8 @@ from scipy import ndimage
 
 from gla.errors import GlaError
 
-BAND = 0.03  # share of the level
-FALL = 0.05  # share of the level
+BAND = 0.01  # share of the level
+FALL = 0.02  # share of the level
 NOISES = 4.0  # standard deviations of the smoothed curve
 SETTLED = 4  # points
 INITIAL = 0.25  # share of the first value

@@ -64,7 +64,7 @@ def test_a_curve_that_falls_at_once_has_none(level):
 
 def test_the_slow_memory_of_a_bias_is_part_of_the_plateau():
     # GPICL, Fig. 6b: the loss falls a little all the time before it drops.
-    values = curve(3000) - 0.02 * CHANCE * np.minimum(STEPS / 3000, 1)
+    values = curve(3000) - 0.01 * CHANCE * np.minimum(STEPS / 3000, 1)
     found = find_plateau(STEPS, values)
     assert found.left and found.length == pytest.approx(left_below_band(3000), abs=150)
 

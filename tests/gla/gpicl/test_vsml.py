@@ -293,3 +293,39 @@ def test_bad_sizes_and_shapes_are_refused(vsml, plain):
         plain[0].guess(plain[1], inputs[..., :4], told)
     with pytest.raises(GlaError, match="inputs are of 5 numbers"):
         VSML(SMALL, CLASSES, 4).guess(vsml[1], inputs, told)
+
+
+@pytest.mark.learning
+@pytest.mark.parametrize("kind", [VSML, PlainVSML])
+def test_learns_to_learn_two_classes(kind):
+    config = VSMLConfig(hidden=8, grid=4)
+    learner = kind(config, 2, 4) if kind is VSML else kind(config, 4, 2)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.02))
+
+    def step(carry, key):
+        """One step on 16 tasks: points around two centres, labels without a meaning."""
+        params, state = carry
+        centre_key, label_key, noise_key = jax.random.split(key, 3)
+        labels = jax.random.randint(label_key, (16, 12), 0, 2)
+        centres = 1.5 * jax.random.normal(centre_key, (16, 2, 4))
+        inputs = jnp.take_along_axis(centres, labels[..., None], 1)
+        inputs += 0.5 * jax.random.normal(noise_key, inputs.shape)
+
+        def loss(params):
+            scores = learner.guess(params, inputs, labels)
+            right = (scores.argmax(-1) == labels).mean(0)
+            return optax.softmax_cross_entropy_with_integer_labels(scores, labels).mean(), right
+
+        gradient, right = jax.grad(loss, has_aux=True)(params)
+        moves, state = optimizer.update(gradient, state)
+        return (optax.apply_updates(params, moves), state), right
+
+    @jax.jit
+    def train(key):
+        params = learner.init(key)
+        keys = jax.random.split(key, 160)
+        return jax.lax.scan(step, (params, optimizer.init(params)), keys)[1]
+
+    right = train(jax.random.key(0))[-30:].mean(0)
+    assert 0.4 < right[0] < 0.6  # nobody can know the first
+    assert right[-3:].mean() > 0.9
