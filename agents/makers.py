@@ -32,6 +32,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "gla.agents.distillation:MixedQualityConfig",
         "gla.agents.distillation:MixedQualityMaker",
     ),
+    "oracle": (
+        "the oracle of a bandit or a random MDP behind fading noise",
+        "gla.agents.oracle:OracleConfig",
+        "gla.agents.oracle:OracleMaker",
+    ),
     "q-learning": (
         "tabular Q-learning",
         "gla.agents.tabular_learning:QLearningConfig",

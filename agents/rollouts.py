@@ -128,15 +128,17 @@ class RolloutConfig:
                 raise GlaError(f"{name} is {getattr(self, name)}", "a whole number >= 1")
 
 
-def plain_environment(id: str, method: str) -> Environment:
+def plain_environment(id: str, method: str, **settings: Any) -> Environment:
     """Build the functional environment that histories are recorded on.
 
     Args:
         id: of a plain environment.
         method: who asks, for messages.
+        **settings: of the environment.
 
     Raises:
-        GlaError: if there is none of that id, or it is projected, or a host simulator.
+        GlaError: if there is none of that id, or it is projected, or a host simulator, or a setting
+            does not fit.
     """
     spec = registry.find(id)
     if spec.kind != "functional":
@@ -151,7 +153,7 @@ def plain_environment(id: str, method: str) -> Environment:
             f"the plain {spec.id}",
             "histories are projected when they are sampled",
         )
-    return registry.make_functional(spec.id)
+    return registry.make_functional(spec.id, **settings)
 
 
 def make_meta(
