@@ -166,7 +166,7 @@ def draw_fig9(
             )
     axes.set_xticks(range(len(names)), [called(name).replace("-", " ") for name in names])
     axes.grid(axis="x", visible=False)
-    axes.set_ylim(0, 101)
+    axes.set_ylim(0, 103)
     axes.set_ylabel("accuracy at the last example, %")
     finish(figure, f"Raw inputs and features, {what_intervals(results)}", path, (axes,))
     return (

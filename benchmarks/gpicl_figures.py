@@ -115,7 +115,7 @@ def draw_fig3(
         floor_lines(axes, seen, floor)
         words += [f"{one} there {percent(float(y[-1]))}" for one, y in floor.items()]
         axes.set_title(f"tested on {called(name)}, unseen tasks", fontsize=10.5)
-        axes.set_ylim(0, 101)
+        axes.set_ylim(0, 103)
         axes.set_xlabel("examples seen")
     found[0].set_ylabel("accuracy of the next guess, %")
     finish(figure, f"Learning along the sequence, {what_intervals(results)}", path, found)
@@ -225,7 +225,7 @@ def draw_fig5(results: Sequence[CellResult], path: Path) -> str:
                 label=family,
             )  # fmt: skip
         axes.set_xscale("log")
-        axes.set_ylim(0, 101)
+        axes.set_ylim(0, 103)
         axes.set_xlabel(what)
         axes.set_title(f"({letter}) rank correlation {rank:.2f}", fontsize=10.5)
         words.append(f"rank correlation (Spearman) with {what} {rank:.2f}")
@@ -288,7 +288,7 @@ def draw_fig11(
     powers_axis(axes, lengths, "examples in a sequence")
     axes.set_xticks(lengths, [str(length) for length in lengths])
     axes.minorticks_off()
-    axes.set_ylim(0, 101)
+    axes.set_ylim(0, 103)
     axes.set_ylabel("accuracy of the last guess, %")
     finish(figure, f"Accuracy by length, {what_intervals(results)}", path, (axes,))
     words = ", ".join(f"{percent(v)} at {n}" for n, v in zip(lengths, values, strict=True))

@@ -16,11 +16,11 @@ At the size `paper` data, tasks, model, sequence length and number of steps are 
 4.3, A.5 and A.6 state. What they leave open is chosen in `gla.benchmarks.gpicl_sizes` and here:
 images of 28 x 28 projected to as many numbers, and the learning rate of the sign.
 
-At the size `cpu` the digits of scikit-learn are projected to 8 numbers and a small Transformer
-reads 30 of them, each token holding a whole pair. There labels permuted uniformly give a plateau
-that ends after one or two thousand steps of milliseconds. With more examples of more numbers it is
-longer; with twice the learning rate some seeds do not leave it for thousands of steps more, their
-gradients growing ever smaller.
+At the size `cpu` the digits of scikit-learn are projected to 16 numbers and a small Transformer
+reads 40 of them, each token holding a whole pair. There labels permuted uniformly give a plateau
+that ends after two or three thousand steps of milliseconds. With fewer examples of fewer numbers
+it is shorter; with twice the learning rate some seeds do not leave it for thousands of steps more,
+their gradients growing ever smaller.
 
 Plateaus are measured by `gla.gpicl.plateau`, at the level log C. Gradients are not clipped, since
 whether they are small is the question. The paper sums the losses of a sequence where we take their
@@ -62,17 +62,17 @@ def _base(size: Size) -> GPICLConfig:
     if size == "cpu":
         return GPICLConfig(
             data=DataConfig(("digits",), resize=8),
-            tasks=TaskConfig(length=30, input_dim=8),
+            tasks=TaskConfig(length=40, input_dim=16),
             learner=LearnerConfig(
                 tokens="pairs",
-                model=ModelConfig(width=32, layers=2, heads=4, window=30, positions="learned"),
+                model=ModelConfig(width=32, layers=2, heads=4, window=40, positions="learned"),
             ),
             optimizer=OptimizerConfig(
                 "adamw", 5e-4, "constant", warmup=50, weight_decay=0.0, max_grad_norm=0.0
             ),
             validation=LearnerValidationConfig(every=100, sequences=256),
             batch_size=32,
-            steps=4000,
+            steps=5000,
             steps_per_dispatch=25,
             checkpoint_every=1000,
         )

@@ -226,7 +226,7 @@ def draw_fig4(results: Sequence[CellResult], path: Path, other: str) -> str:
         powers_axis(axes, counts, "number of tasks")
     left.set_ylabel("accuracy, last less first example, points")
     left.set_title("(a) gain within the sequence", fontsize=10.5)
-    right.set_ylim(0, 101)
+    right.set_ylim(0, 103)
     right.set_ylabel("accuracy, %")
     right.set_title("(b) seen tasks: first and last example", fontsize=10.5)
     title = f"Learning by number of tasks, {what_intervals(results)}"
@@ -269,7 +269,7 @@ def fig10(size: Size) -> Experiment:
     if size == "paper":
         counts, seeds, learner = [2048, 4096, 5120, 6144, 7168, 8192, 16384], 32, 64
     else:
-        counts, seeds, learner = [256, 512, 1024], 6, 0
+        counts, seeds, learner = [256, 512, 1024], 8, 0
     cells = []
     for count in counts:
         for seed in range(seeds):
@@ -311,9 +311,9 @@ def draw_fig10(results: Sequence[CellResult], path: Path) -> str:
                 alpha=0.8, mec="white", mew=0.5, ls="", label=kinds[number] if not place else None,
             )  # fmt: skip
         parts = [
-            f"{int(chosen.sum())} {verb} (loss {losses[chosen].min():.2f} to "
+            f"{int(chosen.sum())} {how} learning (loss {losses[chosen].min():.2f} to "
             f"{losses[chosen].max():.2f})"
-            for verb, chosen in (("learn", learns), ("do not", ~learns))
+            for how, chosen in (("with", learns), ("without", ~learns))
             if chosen.any()
         ]
         words.append(f"{count:,} tasks: of {len(cells)} trainings {', '.join(parts)}")

@@ -240,8 +240,8 @@ def test_fig10_counts_those_that_learn(tmp_path, drawn):
     words = draw_fig10(results, tmp_path / "a.png")
     seeds = sum(cell.labels["tasks"] == most for cell in experiment.cells)
     assert (
-        f"{most:,} tasks: of {seeds} trainings 2 learn (loss 1.20 to 1.20), "
-        f"{seeds - 2} do not (loss 1.82 to {1.8 + 0.01 * (seeds - 1):.2f})" in words
+        f"{most:,} tasks: of {seeds} trainings 2 with learning (loss 1.20 to 1.20), "
+        f"{seeds - 2} without learning (loss 1.82 to {1.8 + 0.01 * (seeds - 1):.2f})" in words
     )
     shown = sum(len(one.get_xdata()) for one in drawn[0].axes[0].lines)
     assert shown == len(results)
