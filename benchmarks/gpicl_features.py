@@ -87,10 +87,13 @@ def make_halves(folder: Path) -> None:
 def fig9(size: Size) -> Experiment:
     """Meta-training on raw inputs or on features, and tests on several data sets.
 
-    Paper: on MNIST, tested on all data sets of Table 1, with a ResNet of ImageNet. Which one is not
+    Paper: on MNIST, tested on the images of Table 1, with a ResNet of ImageNet. Which one is not
     said; its features are projected to 512 numbers here. The data sets are read from `GLA_DATA`,
-    the features from files made by `gla gpicl embed NAME NAME-features.npz`. At `cpu` size: on
-    the digits 5 to 9, with a small network that was trained on the digits 0 to 4.
+    the features from files made by `gla gpicl embed NAME NAME-features.npz`.
+
+    At `cpu` size: on the digits 5 to 9, with a small network that was trained on the digits 0 to 4;
+    the files are made in runs/gpicl/fig9-data. So 0 to 4 are what the network knows, 5 to 9 are
+    like it, and `random` is unlike it.
     """
     names: tuple[str, ...]
     if size == "paper":

@@ -147,8 +147,8 @@ def draw_fig2(results: Sequence[CellResult], path: Path) -> str:
 def fig4(size: Size, other: str | None = None) -> Experiment:
     """Gain within the sequence against the number of tasks.
 
-    Inputs are not normalised (appendix A.6); here that means brought to [0, 1], as raw bytes make
-    the loss explode.
+    Paper: inputs are not normalised (appendix A.6); here that means brought to [0, 1]. At `cpu`
+    size they are normalised as in all other figures.
 
     Args:
         size: of the experiment.

@@ -4,7 +4,8 @@ What the paper leaves open is chosen here: Adam's step size (3e-4, without decay
 50,000 steps, where its Fig. 7 ends. Its heads are of size 32; a narrower model has one head.
 
 At `cpu` size everything is smaller: images of 8 x 8, tokens of the form `pairs`, the optimiser Muon
-and fewer steps, see `CPU_*`.
+and fewer steps, see `CPU_*`. A cell takes a core about 20 seconds to compile and test and 3 to 45
+milliseconds a step, so that no experiment takes a core more than about 20 minutes.
 """
 
 from __future__ import annotations

@@ -40,6 +40,8 @@ def wait(job):
         raise
 
 if __name__ == "__main__":
+    # A shell that starts this in the background makes it deaf to Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from gla.benchmarks.gpicl_workers import WorkerConfig, spread
     jobs = {name: os.path.join(sys.argv[1], name) for name in ("a", "b")}
     import jobs_of_a_test
