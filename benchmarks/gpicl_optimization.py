@@ -36,6 +36,7 @@ from dataclasses import replace
 from typing import Any
 
 from gla.benchmarks import gpicl_optimization_plots as plots
+from gla.benchmarks import gpicl_statistics_plots as statistics_plots
 from gla.benchmarks.gpicl_grid import Cell, Draw, Experiment, Size, Test
 from gla.benchmarks.gpicl_sizes import PAPER_LENGTH, training, transformer, unseen
 from gla.gpicl.config import (
@@ -209,21 +210,21 @@ def _measured_cells(size: Size) -> tuple[Cell, ...]:
 def fig12(size: Size) -> Experiment:
     """Norms of Adam's averages before and after the plateau (Fig. 12)."""
     title = "Adam's averages of the gradient and its square"
-    draw = _drawn(plots.draw_moments, _base(size), title)
+    draw = _drawn(statistics_plots.draw_moments, _base(size), title)
     return Experiment("fig12", title, _measured_cells(size), draw)
 
 
 def fig13(size: Size) -> Experiment:
     """Gradients and updates, biased against uniform, from the cells of `fig12` (Fig. 13)."""
     title = "Gradients and updates with a biased and a uniform distribution"
-    draw = _drawn(plots.draw_statistics, _base(size), title)
+    draw = _drawn(statistics_plots.draw_statistics, _base(size), title)
     return Experiment("fig13", title, _measured_cells(size), draw)
 
 
 def fig14(size: Size) -> Experiment:
     """Gradients by tensor within the plateau, from the cells of `fig12` (Fig. 14)."""
     title = "Gradients in the plateau, tensor by tensor"
-    draw = _drawn(plots.draw_tensors, _base(size), title)
+    draw = _drawn(statistics_plots.draw_tensors, _base(size), title)
     return Experiment("fig14", title, _measured_cells(size), draw)
 
 

@@ -1,8 +1,8 @@
-"""Pictures of how meta-training goes: plateaus, phases, statistics of gradients.
+"""Pictures of the loss plateau: curves, phases, lengths.
 
-Every function draws results into a PNG file and returns what it shows in words. The colours are
-those of Okabe and Ito 2008, and lines differ in style too. Bands and bars are 95% intervals of
-Student's t over seeds, where there are two or more and none is cut off.
+Every function draws results into a PNG file and returns what it shows in words. Lines differ in
+style as well as in colour. Bands and bars are 95% intervals of Student's t over seeds, where there
+are two or more and none is cut off.
 """
 
 from __future__ import annotations
@@ -10,59 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
 
 from gla.benchmarks.gpicl_grid import CellResult
+from gla.benchmarks.gpicl_panels import (
+    COLOURS,
+    GREY,
+    MARKS,
+    at,
+    by,
+    gain,
+    legend_below,
+    mean_over,
+    note,
+    power_label,
+    title_of,
+)
+from gla.benchmarks.gpicl_phases import phase
 from gla.benchmarks.plots import new_figure, save_figure
 from gla.errors import GlaError
-from gla.gpicl.plateau import Plateau, find_plateau, smooth
+from gla.gpicl.plateau import Plateau, find_plateau
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008; their yellow is left out, as it cannot be seen on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), "-")
-MARKS = ("o", "s", "^", "D", "v", "P", "X")
-GREY = "#6B6B6B"
 
-LEARNED = 0.1  # accuracy above chance, or gained along the sequence, that counts as learned
 PHASES = ("on the plateau", "memorises", "generalises")
 _PHASE_COLOURS = ("#D9D9D9", "#E69F00", "#0072B2")
 _PHASE_MARKS = ("–", "M", "G")
 
 Results = Sequence[CellResult]
-
-
-class Mean(NamedTuple):
-    """A mean over seeds with its 95% interval; not-a-number bounds where there is none."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def mean_of(values: Sequence[float] | np.ndarray) -> Mean:
-    """Return the mean of values, one per seed, with the interval of Student's t."""
-    values = np.asarray(values, np.float64)
-    mean = float(values.mean())
-    if len(values) < 2:
-        return Mean(mean, math.nan, math.nan)
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return Mean(mean, mean - float(half), mean + float(half))
-
-
-def groups(results: Results, *names: str) -> dict[Any, list[CellResult]]:
-    """Return results by one label, or by a tuple of several, in the order of the cells."""
-    found: dict[Any, list[CellResult]] = {}
-    for one in results:
-        key = tuple(one.labels[name] for name in names)
-        found.setdefault(key[0] if len(names) == 1 else key, []).append(one)
-    return found
 
 
 def training_curve(result: CellResult) -> tuple[np.ndarray, np.ndarray]:
@@ -104,26 +85,22 @@ def length_in_words(found: Sequence[Plateau]) -> str:
     if censored:
         shown = ", ".join(f"{'' if one.left else '≥ '}{one.length:,.0f}" for one in found)
         return f"{shown} steps ({censored} of {len(found)} not left)"
-    mean = mean_of(lengths)
-    if math.isnan(mean.low):
-        return f"{mean.mean:,.0f} steps"
-    return f"{mean.mean:,.0f} steps [{max(mean.low, 0):,.0f}, {mean.high:,.0f}]"
+    mean = mean_over(lengths)
+    if not mean.known:
+        return f"{mean.estimate:,.0f} steps"
+    return f"{mean.estimate:,.0f} steps [{max(mean.low, 0):,.0f}, {mean.high:,.0f}]"
 
 
-def phase(result: CellResult, chance: float) -> int:
+def end_of(result: CellResult, chance: float) -> int:
     """Return which of `PHASES` a cell with a finite number of tasks ended in.
-
-    It generalises if accuracy on unseen tasks grows along the sequence by more than `LEARNED`;
-    memorises if not, but on seen tasks the last guesses are above chance by more than that.
 
     Args:
         result: with tests `seen` and `unseen` at the first and the last position.
         chance: accuracy of guessing.
     """
-    unseen, seen = result.tests["unseen"]["accuracy"], result.tests["seen"]["accuracy"]
-    if unseen[-1] - unseen[0] > LEARNED:
-        return 2
-    return int(seen[-1] - chance > LEARNED)
+    seen, unseen = gain(result, "seen").estimate, gain(result, "unseen").estimate
+    found = phase(at(result, "seen", 0).estimate, seen, unseen, chance)
+    return {"nothing learned": 0, "learning in general": 2}.get(found, 1)
 
 
 def draw_plateau(results: Results, path: Path, chance: float, title: str) -> str:
@@ -149,8 +126,8 @@ def draw_plateau(results: Results, path: Path, chance: float, title: str) -> str
     panels[0].set_title("a  whole training", loc="left", fontsize=11)
     panels[1].set_title("b  the plateau", loc="left", fontsize=11)
     _zoom(panels[1], one, names, found, chance)
-    _title(figure, title)
-    _legend_below(figure, panels[0], 4)
+    title_of(figure, title)
+    legend_below(figure, panels[0], 4)
     save_figure(figure, path)
     ends = ", ".join(f"{name} {validation_curve(one, name)[1][-1]:.2f}" for name in names)
     stays = "stays" if found.left else "is still"
@@ -186,11 +163,11 @@ def draw_phases(results: Results, path: Path, chance: float, title: str) -> str:
     """
     figure, panels = new_figure(1900, 700, 3)
     figure.subplots_adjust(left=0.05, right=0.985, top=0.84, bottom=0.3, wspace=0.27)
-    cells = groups(results, "tasks", "batch")
+    cells = by(results, "tasks", "batch")
     tasks, batches = sorted({t for t, _ in cells}), sorted({b for _, b in cells})
     grid = np.full((len(batches), len(tasks)), np.nan)
     for (count, batch), runs in cells.items():
-        ends = [phase(one, math.exp(-chance)) for one in runs]
+        ends = [end_of(one, math.exp(-chance)) for one in runs]
         grid[batches.index(batch), tasks.index(count)] = float(np.median(ends))
     _phase_map(panels[0], grid, tasks, batches)
     _lengths(panels[1], cells, batches, tasks, 1, chance, "batch size", "tasks")
@@ -202,8 +179,8 @@ def draw_phases(results: Results, path: Path, chance: float, title: str) -> str:
         axes.set_title(text, loc="left", fontsize=11)
     for axes in panels[1:]:
         axes.set_ylabel("plateau length, steps")
-    _title(figure, title)
-    _note(figure, "open marks: not left by the end of training, so at least this long")
+    title_of(figure, title)
+    note(figure, "open marks: not left by the end of training, so at least this long")
     save_figure(figure, path)
     ends = [int(x) for x in grid[~np.isnan(grid)]]
     counts = ", ".join(f"{ends.count(i)} {name}" for i, name in enumerate(PHASES))
@@ -228,7 +205,7 @@ def _phase_map(axes: Axes, grid: np.ndarray, tasks: list[int], batches: list[int
                 column, row, mark, ha="center", va="center", fontsize=11,
                 color="white" if dark else "black",
             )  # fmt: skip
-    axes.set_xticks(range(len(tasks)), [_power(x) for x in tasks])
+    axes.set_xticks(range(len(tasks)), [power_label(x) for x in tasks])
     axes.set_yticks(range(len(batches)), [str(x) for x in batches])
     axes.set_xlabel("number of tasks")
     axes.set_ylabel("batch size")
@@ -266,26 +243,28 @@ def _lengths(
                 continue
             found = plateaus(cells[key], training_curve, chance)
             times = key[1] if seen else 1
-            mean = Mean(*(times * value for value in mean_of([one.length for one in found])))
+            mean = mean_over([times * one.length for one in found])
             left = all(one.left for one in found)
             points.append((x, mean, left))
         # A logarithmic axis has no zero; what is shorter than a curve shows is left out.
-        points = [point for point in points if point[1].mean > 0]
+        points = [point for point in points if point[1].estimate > 0]
         if not points:
             continue
-        xs, means = [p[0] for p in points], [p[1].mean for p in points]
+        xs, means = [p[0] for p in points], [p[1].estimate for p in points]
         axes.plot(xs, means, color=colour, ls=STYLES[number % len(STYLES)], lw=1.5)
         for x, mean, left in points:
             axes.plot(
-                x, mean.mean, mark, ms=6, mec=colour, mew=1.5, mfc=colour if left else "white",
+                x, mean.estimate, mark, ms=6, mec=colour, mew=1.5, mfc=colour if left else "white",
                 zorder=3,
             )  # fmt: skip
-            if left and not math.isnan(mean.low):
-                low = max(mean.low, 0.2 * mean.mean)
+            if left and mean.known:
+                low = max(mean.low, 0.2 * mean.estimate)
                 axes.vlines(x, low, mean.high, color=colour, lw=1.2)
-        axes.plot([], [], mark, color=colour, ls=STYLES[number % len(STYLES)], label=_power(line))
+        axes.plot(
+            [], [], mark, color=colour, ls=STYLES[number % len(STYLES)], label=power_label(line)
+        )
     axes.set_xscale("log", base=2)
-    axes.set_xticks(across, [_power(x) for x in across])
+    axes.set_xticks(across, [power_label(x) for x in across])
     axes.minorticks_off()
     axes.set_yscale("log")
     _plain_numbers(axes)
@@ -321,7 +300,7 @@ def draw_tasks_seen(results: Results, path: Path, chance: float, title: str) -> 
     """Draw how many sequences are met in the plateau (Fig. 15); see `draw_phases`."""
     figure, panels = new_figure(1400, 700, 2)
     figure.subplots_adjust(left=0.115, right=0.98, top=0.84, bottom=0.3, wspace=0.36)
-    cells = groups(results, "tasks", "batch")
+    cells = by(results, "tasks", "batch")
     tasks, batches = sorted({t for t, _ in cells}), sorted({b for _, b in cells})
     _lengths(panels[0], cells, batches, tasks, 1, chance, "batch size", "tasks", seen=True)
     _lengths(
@@ -330,8 +309,8 @@ def draw_tasks_seen(results: Results, path: Path, chance: float, title: str) -> 
     for axes, text in zip(panels, ("a  by batch size", "b  by number of tasks"), strict=True):
         axes.set_ylabel("tasks seen in the plateau")
         axes.set_title(text, loc="left", fontsize=11)
-    _title(figure, title)
-    _note(figure, "open marks: not left by the end of training, so at least this many")
+    title_of(figure, title)
+    note(figure, "open marks: not left by the end of training, so at least this many")
     save_figure(figure, path)
     return f"{title}. {_longest(cells, chance)}"
 
@@ -341,7 +320,7 @@ def draw_bias(results: Results, path: Path, chance: float, title: str) -> str:
     figure, panels = new_figure(1400, 640, 2)
     figure.subplots_adjust(left=0.07, right=0.98, top=0.83, bottom=0.24, wspace=0.2)
     told = []
-    for number, (bias, runs) in enumerate(groups(results, "bias").items()):
+    for number, (bias, runs) in enumerate(by(results, "bias").items()):
         label = "uniform" if not bias else f"{bias:.0%} fixed"
         for axes, curve in zip(panels, (training_curve, validation_curve), strict=True):
             _band(axes, runs, curve, number, label)
@@ -371,7 +350,7 @@ def draw_curves_by(
     """
     figure, panels = new_figure(1400, 640, len(panels_of))
     figure.subplots_adjust(left=0.07, right=0.98, top=0.83, bottom=0.15, wspace=0.2)
-    by_arm = groups(results, "arm")
+    by_arm = by(results, "arm")
     names: dict[str, str] = {}
     for axes, (text, arms) in zip(panels, panels_of, strict=True):
         names |= arms
@@ -395,7 +374,7 @@ def draw_arms(results: Results, path: Path, chance: float, title: str) -> str:
     """
     figure, (left, right) = new_figure(1560, 700, 2)
     figure.subplots_adjust(left=0.065, right=0.98, top=0.84, bottom=0.24, wspace=0.36)
-    arms, told = groups(results, "arm"), []
+    arms, told = by(results, "arm"), []
     for number, (arm, runs) in enumerate(arms.items()):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         for place, one in enumerate(runs):
@@ -419,11 +398,11 @@ def draw_arms(results: Results, path: Path, chance: float, title: str) -> str:
     right.set_xlim(left=0)
     right.set_xlabel("plateau length, steps")
     right.set_title("b  seeds (dots), mean and 95% interval", loc="left", fontsize=11)
-    _title(figure, title)
+    title_of(figure, title)
     if any(
         not one.left for runs in arms.values() for one in plateaus(runs, validation_curve, chance)
     ):
-        _note(figure, "arrows: not left by the end of training; no interval then")
+        note(figure, "arrows: not left by the end of training; no interval then")
     save_figure(figure, path)
     count = max(len(runs) for runs in arms.values())
     return f"{title}, {count} seed{'s' if count > 1 else ''}. Plateau: {'; '.join(told)}."
@@ -435,41 +414,42 @@ def _dots(axes: Axes, row: int, found: Sequence[Plateau], colour: str) -> None:
         y = row + 0.12 * (place - (len(found) - 1) / 2)
         axes.plot(one.length, y, "o" if one.left else ">", color=colour, ms=7, alpha=0.8, zorder=3)
     if len(found) > 1 and all(one.left for one in found):
-        mean = mean_of([one.length for one in found])
+        mean = mean_over([one.length for one in found])
         axes.errorbar(
-            mean.mean, row + 0.3, xerr=[[mean.mean - max(mean.low, 0)], [mean.high - mean.mean]],
+            mean.estimate, row + 0.3,
+            xerr=[[mean.estimate - max(mean.low, 0)], [mean.high - mean.estimate]],
             fmt="|", color="#111111", capsize=3, lw=1.5, ms=10,
         )  # fmt: skip
 
 
 def draw_decay(results: Results, path: Path, chance: float, title: str) -> str:
     """Draw losses on seen and unseen tasks by number of tasks and weight decay (Fig. 17)."""
-    by_tasks = groups(results, "tasks")
+    by_tasks = by(results, "tasks")
     figure, panels = new_figure(480 * len(by_tasks) + 120, 640, len(by_tasks))
     figure.subplots_adjust(left=0.06, right=0.985, top=0.83, bottom=0.25, wspace=0.14)
     told = []
     for axes, (tasks, runs) in zip(panels, by_tasks.items(), strict=True):
-        for number, (decay, same) in enumerate(groups(runs, "decay").items()):
+        for number, (decay, same) in enumerate(by(runs, "decay").items()):
             _band(axes, same, training_curve, number, f"decay {decay:g}, training", style="-")
             _band(axes, same, validation_curve, number, f"decay {decay:g}, unseen", style="--")
             ends = [validation_curve(one)[1] for one in same]
-            drop = mean_of([float(np.nanmin(loss)) for loss in ends]).mean
-            last = mean_of([loss[-1] for loss in ends]).mean
-            train = mean_of([training_curve(one)[1][-1] for one in same]).mean
+            drop = mean_over([float(np.nanmin(loss)) for loss in ends]).estimate
+            last = mean_over([loss[-1] for loss in ends]).estimate
+            train = mean_over([training_curve(one)[1][-1] for one in same]).estimate
             told.append(
                 f"{tasks:,} tasks and decay {decay:g}: training {train:.2f}, unseen {last:.2f} at "
                 f"the end, {drop:.2f} at best"
             )
         axes.axhline(chance, color=GREY, lw=1, ls=":")
-        axes.set_title(f"{_power(tasks)} tasks", loc="left", fontsize=11)
+        axes.set_title(f"{power_label(tasks)} tasks", loc="left", fontsize=11)
         axes.set_xlabel("meta-training step")
         axes.set_xscale("log")
     panels[0].set_ylabel("loss, nats")
     low, high = 0.0, max(1.3 * chance, _typical_top(results, chance))
     for axes in panels:
         axes.set_ylim(low, high)
-    _title(figure, title)
-    _legend_below(figure, panels[0], 3)
+    title_of(figure, title)
+    legend_below(figure, panels[0], 3)
     save_figure(figure, path)
     return f"{title}. {'; '.join(told)}."
 
@@ -478,174 +458,6 @@ def _typical_top(results: Results, chance: float) -> float:
     """Return a loss that nine in ten values of the curves lie below, at most three times chance."""
     values = np.concatenate([validation_curve(one)[1] for one in results])
     return min(float(np.percentile(values, 90)) * 1.1, 3 * chance)
-
-
-class _Measured(NamedTuple):
-    """Statistics of a run over its steps, f64[S] each; S tensors' worth put together."""
-
-    steps: np.ndarray
-    values: dict[str, np.ndarray]
-
-
-def whole(result: CellResult) -> _Measured:
-    """Put the statistics of all tensors together.
-
-    Norms add up by their squares. The cosine of whole vectors is the mean of the tensors' cosines
-    weighted by the products of their norms, for which the squared norms stand here.
-
-    Raises:
-        GlaError: if none were measured.
-    """
-    if not result.statistics:
-        raise GlaError(f"the cell {result.name} holds no statistics", "statistics=True")
-    values: dict[str, list[float]] = {"distance": []}
-    for row in result.statistics:
-        values["distance"].append(row["distance"])
-        tensors = list(row["tensors"].values())
-        for what in ("gradient", "update"):
-            squares = np.array([t[f"{what}_norm"] for t in tensors]) ** 2
-            cosines = np.array([t[f"{what}_cosine"] for t in tensors])
-            values.setdefault(f"{what}_norm", []).append(float(np.sqrt(squares.sum())))
-            share = squares / max(squares.sum(), 1e-30)
-            values.setdefault(f"{what}_cosine", []).append(float((share * cosines).sum()))
-        for what in ("first_moment_norm", "second_moment_norm"):
-            if all(t.get(what) is not None for t in tensors):
-                norm = math.sqrt(sum(t[what] ** 2 for t in tensors))
-                values.setdefault(what, []).append(norm)
-    steps = np.array([row["step"] for row in result.statistics], np.float64)
-    return _Measured(steps, {name: np.array(found) for name, found in values.items()})
-
-
-def draw_moments(results: Results, path: Path, chance: float, title: str) -> str:
-    """Draw the norms of Adam's two averages (Fig. 12); dashed: where the plateau ends."""
-    figure, panels = new_figure(1400, 600, 2)
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.83, bottom=0.24, wspace=0.24)
-    told = []
-    for number, (arm, runs) in enumerate(groups(results, "arm").items()):
-        one = runs[0]
-        found, measured = find_plateau(*validation_curve(one), level=chance), whole(one)
-        for axes, what in zip(panels, ("first_moment_norm", "second_moment_norm"), strict=True):
-            axes.plot(
-                measured.steps, measured.values[what], color=COLOURS[number], ls=STYLES[number],
-                lw=1.6, label=arm,
-            )  # fmt: skip
-            if found.left and found.length:
-                axes.axvline(found.end, color=COLOURS[number], lw=1.2, ls=(0, (4, 3)))
-        before, after = (
-            measured.values["first_moment_norm"][at].mean() if at.any() else math.nan
-            for at in (measured.steps <= found.end, measured.steps > found.end)
-        )
-        if found.left and found.length:
-            told.append(f"{arm}: mean norm of the averaged gradient {before:.2g} before the end of "
-                        f"the plateau, {after:.2g} after")  # fmt: skip
-    for axes, text, label in zip(
-        panels, ("a  averaged gradient", "b  averaged squared gradient"),
-        ("L2 norm of m", "L2 norm of v"), strict=True,
-    ):  # fmt: skip
-        axes.set_yscale("log")
-        axes.set_xlabel("meta-training step")
-        axes.set_ylabel(label)
-        axes.set_title(text, loc="left", fontsize=11)
-    _title(figure, title)
-    _legend_below(figure, panels[0], 4)
-    save_figure(figure, path)
-    return f"{title}. {'; '.join(told) or 'No plateau was left'}."
-
-
-def draw_statistics(results: Results, path: Path, chance: float, title: str) -> str:
-    """Draw losses, distances, cosines and norms, biased against uniform (Fig. 13)."""
-    figure, panels = new_figure(1900, 640, 6)
-    figure.clear()
-    axes_of: list[list[Axes]] = figure.subplots(2, 3).tolist()
-    figure.set_size_inches(figure.get_size_inches()[0], figure.get_size_inches()[1] * 1.55)
-    figure.subplots_adjust(left=0.06, right=0.985, top=0.89, bottom=0.13, wspace=0.26, hspace=0.4)
-    kinds = (
-        ("a  loss on unseen tasks, nats", None),
-        ("b  cosine of consecutive gradients", "gradient_cosine"),
-        ("c  gradient norm", "gradient_norm"),
-        ("a  distance from the initial weights", "distance"),
-        ("b  cosine of consecutive updates", "update_cosine"),
-        ("c  update norm", "update_norm"),
-    )
-    flat = [axes for row in axes_of for axes in row]
-    told = []
-    for number, (arm, runs) in enumerate(groups(results, "arm").items()):
-        one = runs[0]
-        measured = whole(one)
-        for axes, (text, what) in zip(flat, kinds, strict=True):
-            steps, values = (
-                validation_curve(one) if what is None else (measured.steps, measured.values[what])
-            )
-            if what is not None and "cosine" in what:
-                values = smooth(values)
-            axes.plot(steps, values, color=COLOURS[number], ls=STYLES[number], lw=1.6, label=arm)
-            axes.set_title(text, loc="left", fontsize=11)
-            if what in ("gradient_norm", "update_norm"):
-                axes.set_yscale("log")
-        half = measured.steps <= measured.steps[-1] / 4
-        told.append(
-            f"{arm} in the first quarter: gradient norm {_mean(measured, 'gradient_norm', half)}, "
-            f"gradient cosine {_mean(measured, 'gradient_cosine', half)}, update norm "
-            f"{_mean(measured, 'update_norm', half)}, update cosine "
-            f"{_mean(measured, 'update_cosine', half)}"
-        )
-    for axes in flat:
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#E4E4E4", lw=0.8)
-        axes.tick_params(labelsize=10, color="#888888")
-        axes.set_xlabel("meta-training step")
-    _title(figure, title)
-    _legend_below(figure, flat[0], 4)
-    save_figure(figure, path)
-    return f"{title}. {'; '.join(told)}."
-
-
-def _mean(measured: _Measured, what: str, at: np.ndarray) -> str:
-    return f"{measured.values[what][at].mean():.2g}"
-
-
-def draw_tensors(results: Results, path: Path, chance: float, title: str) -> str:
-    """Draw gradient norms and cosines inside the plateau, tensor by tensor (Fig. 14)."""
-    arms = groups(results, "arm")
-    first = next(iter(arms.values()))[0]
-    names = list(first.statistics[0]["tensors"]) if first.statistics else []
-    if not names:
-        raise GlaError(f"the cell {first.name} holds no statistics", "statistics=True")
-    figure, panels = new_figure(1560, 190 + 34 * len(names), 2)
-    height = 190 + 34 * len(names)
-    figure.subplots_adjust(
-        left=0.27, right=0.985, top=1 - 95 / height, bottom=110 / height, wspace=0.06
-    )
-    largest = ""
-    for number, (arm, runs) in enumerate(arms.items()):
-        found = find_plateau(*validation_curve(runs[0]), level=chance)
-        rows = runs[0].statistics
-        within = [row for row in rows if row["step"] <= found.end] if found.length else []
-        # Arms without a plateau are shown over their first quarter.
-        within = within or rows[: max(len(rows) // 4, 1)]
-        for axes, what in zip(panels, ("gradient_norm", "gradient_cosine"), strict=True):
-            means = [float(np.mean([row["tensors"][n][what] for row in within])) for n in names]
-            axes.plot(
-                means, np.arange(len(names)) + 0.16 * (number - 0.5), MARKS[number],
-                color=COLOURS[number], ms=6, label=arm, mfc=COLOURS[number] if number == 0 else "w",
-            )  # fmt: skip
-            if number == 0 and what == "gradient_norm":
-                order = np.argsort(means)[::-1]
-                largest = f"the largest mean gradient norm is that of {names[order[0]]} "
-                largest += f"({means[order[0]]:.2g}), the median of all {np.median(means):.2g}"
-    panels[0].set_xscale("log")
-    for axes, label in zip(panels, ("gradient L2 norm", "cosine of consecutive gradients"),
-                           strict=True):  # fmt: skip
-        axes.set_xlabel(label)
-        axes.set_ylim(len(names) - 0.5, -0.5)
-        axes.set_yticks(range(len(names)), [name.removeprefix("params/") for name in names],
-                        fontsize=8)  # fmt: skip
-    panels[1].tick_params(labelleft=False)
-    panels[1].axvline(0, color=GREY, lw=1)
-    _title(figure, title)
-    _legend_below(figure, panels[0], 4)
-    save_figure(figure, path)
-    return f"{title}. In {next(iter(arms))}, {largest}."
 
 
 def _band(
@@ -660,9 +472,9 @@ def _band(
     style = STYLES[number % len(STYLES)] if style is None else style
     axes.plot(steps, values.mean(0), color=colour, ls=style, lw=1.7, label=label)
     if len(values) > 1:
-        half = stats.t.ppf(0.975, len(values) - 1) * values.std(0, ddof=1) / math.sqrt(len(values))
+        bands = [mean_over(one) for one in values.T]
         axes.fill_between(
-            steps, values.mean(0) - half, values.mean(0) + half, color=colour, alpha=0.15, lw=0
+            steps, [x.low for x in bands], [x.high for x in bands], color=colour, alpha=0.15, lw=0
         )
 
 
@@ -674,28 +486,6 @@ def _finish_curves(
         axes.set_xlabel("meta-training step")
         axes.set_ylim(0, 1.15 * chance)
     panels[0].set_ylabel("loss, nats")
-    _title(figure, title)
+    title_of(figure, title)
     if legend:
-        _legend_below(figure, panels[0], 6)
-
-
-def _title(figure: Figure, text: str) -> None:
-    figure.suptitle(text, x=0.015, y=0.985, va="top", ha="left", fontsize=12, fontweight="bold")
-
-
-def _note(figure: Figure, text: str) -> None:
-    figure.text(0.985, 0.02, text, ha="right", fontsize=9, color=GREY)
-
-
-def _legend_below(figure: Figure, axes: Axes, columns: int) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, loc="lower center", ncols=min(columns, len(labels)), fontsize=9,
-        frameon=False,
-    )  # fmt: skip
-
-
-def _power(number: int) -> str:
-    """Write 4096 as a power of two, and other numbers as they are."""
-    power = round(math.log2(number)) if number else 0
-    return f"$2^{{{power}}}$" if number > 512 and 2**power == number else f"{number:,}"
+        legend_below(figure, panels[0], 6)

@@ -77,10 +77,22 @@ def over_trainings(values: Sequence[Interval], least: float = 0.0, most: float =
     """
     if len(values) == 1:
         return values[0]
-    means = np.array([value.estimate for value in values])
-    half = stats.t.ppf(0.975, len(means) - 1) * means.std(ddof=1) / len(means) ** 0.5
-    middle = float(means.mean())
-    return Interval(middle, max(middle - half, least), min(middle + half, most))
+    mean = mean_over([value.estimate for value in values])
+    return Interval(mean.estimate, max(mean.low, least), min(mean.high, most))
+
+
+def mean_over(values: Sequence[float] | np.ndarray) -> Interval:
+    """Return the mean of values, one per training, with Student's 95% interval.
+
+    Args:
+        values: f64[N]; a single one has no interval.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, -math.inf, math.inf)
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return Interval(mean, mean - float(half), mean + float(half))
 
 
 def by(results: Sequence[CellResult], *labels: str) -> dict[Any, list[CellResult]]:
@@ -243,5 +255,24 @@ def finish(figure: Figure, title: str, path: Path, legend: Sequence[Axes] = ()) 
             list(entries.values()), list(entries), loc="center left", frameon=False, fontsize=9.5,
             bbox_to_anchor=(figure.subplotpars.right + 0.005, 0.5),
         )  # fmt: skip
-    figure.suptitle(title, x=0.02, y=0.98, ha="left", va="top", fontsize=12, fontweight="bold")
+    title_of(figure, title)
     save_figure(figure, path)
+
+
+def title_of(figure: Figure, text: str) -> None:
+    """Write the title of a whole figure."""
+    figure.suptitle(text, x=0.015, y=0.985, va="top", ha="left", fontsize=12, fontweight="bold")
+
+
+def note(figure: Figure, text: str) -> None:
+    """Write a remark into the lower right corner."""
+    figure.text(0.985, 0.02, text, ha="right", fontsize=9, color=GREY)
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int) -> None:
+    """Explain the labels of one panel below the figure, in at most so many columns."""
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="lower center", ncols=min(columns, len(labels)), fontsize=9,
+        frameon=False,
+    )  # fmt: skip

@@ -11,6 +11,7 @@ from PIL import Image
 from gla.benchmarks import gpicl_grid as grid
 from gla.benchmarks import gpicl_optimization as experiments
 from gla.benchmarks import gpicl_optimization_plots as plots
+from gla.benchmarks.gpicl_panels import mean_over
 from gla.errors import GlaError
 
 CHANCE = math.log(10)
@@ -50,9 +51,11 @@ def result_of(cell, shift=0):
     learned = 0.5 if left < config.steps - 200 else 0.0
     memory = cell.labels.get("tasks", 0) == 2**8
     tests = {
-        "unseen": {"accuracy": [0.1, 0.1 + (0.0 if memory else learned)]},
-        "seen": {"accuracy": [0.1, 0.1 + learned]},
-    }
+        name: {"accuracy": ends, "low": ends, "high": ends}
+        for name, ends in {
+            "unseen": [0.1, 0.1 + (0.0 if memory else learned)], "seen": [0.1, 0.1 + learned],
+        }.items()
+    }  # fmt: skip
     statistics = [
         {"step": int(s), "loss": 2.0, "distance": float(s) ** 0.5, "tensors": {
             name: {"gradient_norm": norm, "gradient_cosine": 0.1, "update_norm": 2 * norm,
@@ -176,9 +179,9 @@ def test_phases(tmp_path):
     assert sum(counts) == 24 and min(counts) > 0
     cells = experiments.fig7("cpu").cells
     found = {(c.labels["tasks"], c.labels["batch"]): result_of(c) for c in cells}
-    assert plots.PHASES[plots.phase(found[2**8, 64], 0.1)] == "memorises"
-    assert plots.PHASES[plots.phase(found[2**17, 64], 0.1)] == "generalises"
-    assert plots.PHASES[plots.phase(found[2**17, 8], 0.1)] == "on the plateau"
+    assert plots.PHASES[plots.end_of(found[2**8, 64], 0.1)] == "memorises"
+    assert plots.PHASES[plots.end_of(found[2**17, 64], 0.1)] == "generalises"
+    assert plots.PHASES[plots.end_of(found[2**17, 8], 0.1)] == "on the plateau"
     assert "never left the plateau" in drawn("fig15", tmp_path)
 
 
@@ -218,6 +221,6 @@ def test_what_was_not_measured_is_named(tmp_path):
 
 def test_the_interval_is_students():
     # The half width of three values is 4.303 standard errors.
-    mean = plots.mean_of([1.0, 2.0, 3.0])
-    assert mean.mean == 2 and mean.high - 2 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
-    assert math.isnan(plots.mean_of([1.0]).low)
+    mean = mean_over([1.0, 2.0, 3.0])
+    assert mean.estimate == 2 and mean.high - 2 == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)
+    assert not mean_over([1.0]).known
