@@ -81,10 +81,12 @@ def record_over_ray(
     ray = import_ray()
     maker = load_maker(method).make(config)
     store = HistoryStore.create_or_resume(location, maker.meta, fresh)
-    if not store.missing_blocks():
+    if store.settled():
         return store
     started = not ray.is_initialized()
     with store.writing():
+        if not store.missing_blocks():
+            return store
         try:
             if started:
                 start_ray(ray, ray_config)

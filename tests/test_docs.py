@@ -36,9 +36,19 @@ def test_page_runs(page, tmp_path, monkeypatch, capsys):
                 assert cli.main(words[1:]) == 0, f"{line}\n{capsys.readouterr().err}"
 
 
+def anchors(page):
+    """The names by which GitHub's headings are linked to."""
+    headings = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.M | re.S), re.M
+    )
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def test_links_between_pages_resolve():
     root = DOCS.parent
     for page in [*DOCS.glob("*.md"), root / "README.md"]:
-        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+        for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", page.read_text()):
             if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+                file = page.parent / target if target else page
+                assert file.exists(), f"{page.name} links to {target}"
+                assert not anchor or anchor in anchors(file), f"{page.name}: {target}#{anchor}"

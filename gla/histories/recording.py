@@ -101,7 +101,7 @@ def record(
             update and step are named), a place that cannot be written.
     """
     store = HistoryStore.create_or_resume(location, maker.meta, fresh)
-    if not store.missing_blocks():
+    if store.settled():
         return store
     with store.writing():
         meta, missing = store.meta, store.missing_blocks()

@@ -32,7 +32,7 @@ import numpy as np
 
 from gla.errors import GlaError
 from gla.files import os_errors
-from gla.histories.locking import writer_lock
+from gla.histories.locking import LOCK, writer_lock
 from gla.histories.places import UNFINISHED, Place, as_os_error, context, first_line
 from gla.histories.schema import (
     ARRAYS,
@@ -246,6 +246,11 @@ class HistoryStore:
         """Return the numbers of the blocks still to be collected, in order."""
         done = set(self.complete_blocks())
         return [block for block in range(self.meta.blocks) if block not in done]
+
+    def settled(self) -> bool:
+        """Whether all blocks are complete and no killed writer left anything behind."""
+        left = self.place.local is not None and self.place.has(LOCK)
+        return not self.missing_blocks() and not left
 
     def write_part(self, block: int, part: int, arrays: Mapping[str, Any]) -> list[Any]:
         """Begin to write arrays of one part of a block of runs.

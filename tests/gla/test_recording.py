@@ -189,6 +189,18 @@ def test_kills_leave_no_trace(tmp_path):
     raise AssertionError(f"never finished, {kills} kills")
 
 
+def test_what_a_writer_left_that_was_killed_at_the_very_end_goes(tmp_path):
+    store = record(Counting(), tmp_path / "s", progress=False)
+    before = files_of(tmp_path / "s")
+    (tmp_path / "s" / "progress").mkdir(exist_ok=True)
+    for name in ("writer.lock", "progress/00001.npz.__lock"):
+        (tmp_path / "s" / name).write_bytes(b"1")
+    store.save_progress(0, 0, {"state": np.zeros(1)})
+    assert not store.settled()
+    assert record(Counting(), tmp_path / "s", progress=False).settled()
+    assert files_of(tmp_path / "s") == before
+
+
 # One writer
 
 
