@@ -203,22 +203,29 @@ def table(cells: Sequence[Cell], position: int = 99) -> str:
     """Return a Markdown table: a row per learner, a column per data set, accuracies in percent.
 
     Cells of several training seeds are averaged, with the interval of that mean over guesses; what
-    each seed reached follows in brackets, because seeds may differ by more.
+    each seed reached follows in brackets, because seeds may differ by more. Of cells that differ
+    only in the number of guesses the one with most counts. Where cells differ in their tasks, a
+    row names what its tasks have that others don't.
 
     Args:
         cells: of one or more results files.
         position: which guess, counted from 0; 99 is the 100th example, as in GPICL's Table 1.
     """
     columns = list(dict.fromkeys(cell.dataset for cell in cells))
-    rows: dict[tuple[str, str], dict[str, list[Cell]]] = {}
+    names = list(dict.fromkeys(name for cell in cells for name in cell.tasks))
+    differing = [name for name in names if len({str(cell.tasks.get(name)) for cell in cells}) > 1]
+    rows: dict[tuple[str, str, str], dict[str, list[Cell]]] = {}
     for cell in cells:
-        rows.setdefault((cell.learner, cell.sort), {}).setdefault(cell.dataset, []).append(cell)
+        tasks = ", ".join(f"{name} {cell.tasks.get(name)}" for name in differing)
+        row = rows.setdefault((cell.learner, cell.sort, tasks), {})
+        row.setdefault(cell.dataset, []).append(cell)
     lines = [
         "| learner | " + " | ".join(map(short_name, columns)) + " |",
         "|---" * (len(columns) + 1) + "|",
     ]
-    for (learner, sort), found in rows.items():
+    for (learner, sort, tasks), found in rows.items():
         name = f"{learner}, labels hidden" if sort == "labels hidden" else learner
+        name += f" ({tasks})" if tasks else ""
         entries = [_entry(found.get(column, []), position) for column in columns]
         lines.append(f"| {name} | " + " | ".join(entries) + " |")
     return "\n".join(lines) + "\n"
@@ -230,7 +237,11 @@ def short_name(dataset: str) -> str:
 
 
 def _entry(cells: list[Cell], position: int) -> str:
-    cells = [cell for cell in cells if position in cell.positions]
+    most: dict[tuple, Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell.predictions):
+        if position in cell.positions:
+            most[cell.path, cell.training_seed, cell.seed, cell.part, cell.per_task] = cell
+    cells = list(most.values())
     if not cells:
         return "-"
     means, lows, highs = zip(*(cell.at(position) for cell in cells), strict=True)

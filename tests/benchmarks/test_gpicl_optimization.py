@@ -108,7 +108,7 @@ def test_experiments_are_what_they_say(size):
     # The cells of a comparison differ in one thing.
     arms = {cell.labels["arm"]: cell.training for cell in experiments.plateau(size).cells
             if cell.labels["seed"] == 0}  # fmt: skip
-    assert len(arms) == 4
+    assert len(arms) == 5
     uniform = arms.pop(experiments.UNIFORM)
     for config in arms.values():
         changed = [

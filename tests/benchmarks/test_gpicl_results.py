@@ -87,6 +87,18 @@ def test_the_table_has_means_over_seeds():
     assert lines[4].startswith("| GPICL Transformer, labels hidden | 80.0")
 
 
+def test_the_table_keeps_unlike_tests_apart():
+    small = other(tasks={"length": 3, "input_dim": 2})
+    large = other(tasks={"length": 3, "input_dim": 9}, accuracy=(0.1, 0.9), high=(0.2, 0.95))
+    few = other(tasks=small.tasks, predictions=1, accuracy=(0.1, 0.1), low=(0.0, 0.0))
+    lines = table([small, few, large], 2).splitlines()[2:]
+    # Of the two that differ in the number of guesses, that of most.
+    assert lines == [
+        "| GPICL Transformer (input_dim 2) | 80.0 [70.0, 90.0] |",
+        "| GPICL Transformer (input_dim 9) | 90.0 [70.0, 95.0] |",
+    ]
+
+
 def test_a_position_that_was_not_tested():
     with pytest.raises(GlaError, match="not tested at position 1; expected one of 0, 2"):
         CELL.at(1)
