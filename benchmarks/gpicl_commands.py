@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -79,7 +80,7 @@ def run(
     Args:
         name: of the experiment; `gla gpicl list` names them.
         size: `cpu`: minutes on two cores, on digits; `paper`: as the paper has it, on accelerators.
-        out: folder; runs/gpicl/NAME-SIZE by default.
+        out: folder; runs/gpicl-SIZE by default, where experiments share cells that are the same.
         workers: processes on this machine, or Ray.
         fresh: delete what is there and start again.
     """
@@ -89,8 +90,10 @@ def run(
             f"there is no experiment {name!r}{near_matches(name, experiments)}",
             "one of " + ", ".join(experiments),
         )
-    folder = Path(out or f"runs/gpicl/{name}-{size}")
-    print(f"figure: {run_experiment(experiments[name](size), folder, workers, fresh)}")
+    folder = Path(out or f"runs/gpicl-{size}")
+    figure = run_experiment(experiments[name](size), folder, workers, fresh)
+    data = figure.with_suffix(".json")
+    print(f"{json.loads(data.read_text())['words']}\nfigure: {figure}\ndata: {data}")
     return 0
 
 

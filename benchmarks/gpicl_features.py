@@ -35,7 +35,7 @@ ENDING = "-features"  # of the name of a data set that was embedded
 PRETRAINING_STEPS = 300
 FIRST_HALF, SECOND_HALF = "digits-0-to-4", "digits-5-to-9"
 
-_FOLDER = Path("runs/gpicl/fig9-data")
+_FOLDER = Path("runs/gpicl-cpu/fig9-data")
 
 
 @dataclass(frozen=True)
@@ -92,12 +92,12 @@ def fig9(size: Size) -> Experiment:
     the features from files made by `gla gpicl embed NAME NAME-features.npz`.
 
     At `cpu` size: on the digits 5 to 9, with a small network that was trained on the digits 0 to 4;
-    the files are made in runs/gpicl/fig9-data. So 0 to 4 are what the network knows, 5 to 9 are
+    the files are made in runs/gpicl-cpu/fig9-data. So 0 to 4 are what the network knows, 5 to 9 are
     like it, and `random` is unlike it.
     """
     names: tuple[str, ...]
     if size == "paper":
-        names = ("mnist", "fashion-mnist", "kmnist", "cifar10", "svhn")
+        names = ("mnist", "fashion-mnist", "kmnist", "cifar-10", "svhn")
         inputs, seeds, raw, embedded = (3072, 512), 8, DataConfig(names[:1], resize=32), DataConfig
         folder, network = None, "a network that the user has chosen"
     else:
