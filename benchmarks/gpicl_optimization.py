@@ -227,9 +227,14 @@ def fig14(size: Size) -> Experiment:
     return Experiment("fig14", title, _measured_cells(size), draw)
 
 
+def _usual(size: Size) -> str:
+    """Return what the arm without a change is called beside other epsilons."""
+    return f"Adam eps {_base(size).optimizer.eps:.0e}".replace("e-0", "e-")
+
+
 def fig16(size: Size) -> Experiment:
     """The sign of the averaged gradient, and other epsilons of Adam (Fig. 16)."""
-    usual = f"Adam eps {_base(size).optimizer.eps:.0e}".replace("e-0", "e-")
+    usual = _usual(size)
     # Gradients of the small model are near the first of these, not near the last.
     arms = (LARGE, UNIFORM, SMALL) if size == "cpu" else (LARGE, UNIFORM, SMALLER, SMALL)
     epsilons = {arm: usual if arm == UNIFORM else arm for arm in arms}
@@ -266,7 +271,9 @@ def plateau(size: Size) -> Experiment:
     """Remedies against the plateau side by side: same model, same seeds."""
     cells = _cells(size, UNIFORM, BIASED, LARGE, SMALL, SIGNED)
     title = "What shortens the plateau"
-    return Experiment("plateau", title, cells, _drawn(plots.draw_arms, _base(size), title))
+    names = {UNIFORM: f"uniform ({_usual(size)})"}
+    draw = _drawn(plots.draw_arms, _base(size), title, names=names)
+    return Experiment("plateau", title, cells, draw)
 
 
 EXPERIMENTS: dict[str, Callable[[Size], Experiment]] = {

@@ -367,14 +367,24 @@ def draw_curves_by(
     return f"{title}. Plateau of the training loss: {'; '.join(told)}."
 
 
-def draw_arms(results: Results, path: Path, chance: float, title: str) -> str:
+def draw_arms(
+    results: Results, path: Path, chance: float, title: str, names: Mapping[str, str]
+) -> str:
     """Draw how remedies shorten the plateau: every seed's loss and every plateau's length.
 
     All are measured alike, by the loss on unseen tasks with uniform permutations.
+
+    Args:
+        results: with labels `arm` and `seed`.
+        path: PNG file to write.
+        chance: loss of guessing, log C.
+        title: of the figure.
+        names: of arms that are called otherwise in the figure.
     """
     figure, (left, right) = new_figure(1560, 700, 2)
-    figure.subplots_adjust(left=0.065, right=0.98, top=0.84, bottom=0.24, wspace=0.36)
-    arms, told = by(results, "arm"), []
+    figure.subplots_adjust(left=0.065, right=0.98, top=0.84, bottom=0.24, wspace=0.56)
+    arms = {names.get(arm, arm): runs for arm, runs in by(results, "arm").items()}
+    told = []
     for number, (arm, runs) in enumerate(arms.items()):
         colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
         for place, one in enumerate(runs):

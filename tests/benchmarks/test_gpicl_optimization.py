@@ -139,10 +139,14 @@ def said(words, arm):
 
 def test_remedies_are_told_in_words(tmp_path):
     words = drawn("plateau", tmp_path)
-    assert words.startswith("What shortens the plateau, 5 seeds. Plateau: uniform ")
+    assert words.startswith("What shortens the plateau, 5 seeds. Plateau: uniform (Adam eps 1e-8) ")
     assert "90% fixed permutation 0 steps [0, 0]" in words
-    for arm in (experiments.UNIFORM, experiments.SMALL, experiments.SIGNED):
-        mean, low, high = said(words, arm)
+    for arm, name in {
+        experiments.UNIFORM: "(Adam eps 1e-8)",
+        experiments.SMALL: experiments.SMALL,
+        experiments.SIGNED: experiments.SIGNED,
+    }.items():
+        mean, low, high = said(words, name)
         # Seeds leave it 0 to 200 steps later than the first; it begins with the first validation.
         assert mean == pytest.approx(LEFT[arm], abs=100)
         assert 50 < mean - low < 150 and high - mean == pytest.approx(mean - low, abs=1)
@@ -154,7 +158,7 @@ def test_plateaus_that_are_not_left_have_no_interval(tmp_path):
         return [late, *results[1:]]
 
     words = drawn("plateau", tmp_path, change)
-    uniform = words.split("uniform ")[1].split(";")[0]
+    uniform = words.split("uniform (Adam eps 1e-8) ")[1].split(";")[0]
     assert uniform.startswith("≥ 4,900, 2,") and uniform.endswith(" steps (1 of 5 not left)")
 
 
