@@ -64,7 +64,7 @@ def whole(result: CellResult) -> _Measured:
 def draw_moments(results: Results, path: Path, chance: float, title: str) -> str:
     """Draw the norms of Adam's two averages (Fig. 12); dashed: where the plateau ends."""
     figure, panels = new_figure(1400, 600, 2)
-    figure.subplots_adjust(left=0.08, right=0.98, top=0.83, bottom=0.24, wspace=0.24)
+    figure.subplots_adjust(left=0.1, right=0.98, top=0.83, bottom=0.24, wspace=0.28)
     told = []
     for number, (arm, runs) in enumerate(by(results, "arm").items()):
         one = runs[0]
@@ -108,9 +108,9 @@ def draw_statistics(results: Results, path: Path, chance: float, title: str) -> 
         ("a  loss on unseen tasks, nats", None),
         ("b  cosine of consecutive gradients", "gradient_cosine"),
         ("c  gradient norm", "gradient_norm"),
-        ("a  distance from the initial weights", "distance"),
-        ("b  cosine of consecutive updates", "update_cosine"),
-        ("c  update norm", "update_norm"),
+        ("d  distance from the initial weights", "distance"),
+        ("e  cosine of consecutive updates", "update_cosine"),
+        ("f  update norm", "update_norm"),
     )
     flat = [axes for row in axes_of for axes in row]
     told = []
@@ -156,10 +156,10 @@ def draw_tensors(results: Results, path: Path, chance: float, title: str) -> str
     names = list(first.statistics[0]["tensors"]) if first.statistics else []
     if not names:
         raise GlaError(f"the cell {first.name} holds no statistics", "statistics=True")
-    figure, panels = new_figure(1560, 190 + 34 * len(names), 2)
-    height = 190 + 34 * len(names)
+    figure, panels = new_figure(1560, 210 + 34 * len(names), 2)
+    height = 210 + 34 * len(names)
     figure.subplots_adjust(
-        left=0.27, right=0.985, top=1 - 95 / height, bottom=110 / height, wspace=0.06
+        left=0.27, right=0.985, top=1 - 95 / height, bottom=130 / height, wspace=0.06
     )
     largest = ""
     for number, (arm, runs) in enumerate(arms.items()):
