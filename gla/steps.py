@@ -7,7 +7,8 @@ decides alike.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from jax.sharding import Mesh
 
 from gla import parallel
+from gla.errors import GlaError
 from gla.gradient_statistics import Statistics, end, observe
 from gla.gradient_statistics import begin as begin_statistics
 from gla.optimizers import OptimizerConfig, average, make_optimizer, make_schedule
@@ -96,7 +98,14 @@ class Metrics(NamedTuple):
 
 
 class Settings(Protocol):
-    """What of a training's config its steps read; see `gla.training_config.MetaTrainConfig`."""
+    """What all configs of trainings have; see `gla.training_config.MetaTrainConfig`."""
+
+    @property
+    def batch_size(self) -> int: ...  # noqa: D102
+    @property
+    def accumulate(self) -> int: ...  # noqa: D102
+    @property
+    def checkpoint_every(self) -> int: ...  # noqa: D102
 
     @property
     def optimizer(self) -> OptimizerConfig: ...  # noqa: D102
@@ -110,6 +119,28 @@ class Settings(Protocol):
     def diverged(self) -> float: ...  # noqa: D102
     @property
     def seed(self) -> int: ...  # noqa: D102
+
+
+def check_settings(config: Settings, periods: Mapping[str, int]) -> None:
+    """Raise `GlaError` where a setting of steps is out of range.
+
+    Args:
+        config: of a training.
+        periods: further numbers of steps, by name, that must be multiples of `steps_per_dispatch`.
+    """
+    for name in (
+        "batch_size", "accumulate", "steps", "steps_per_dispatch", "checkpoint_every", "max_skips",
+    ):  # fmt: skip
+        if getattr(config, name) < 1:
+            raise GlaError(f"{name} is {getattr(config, name)}", "a number >= 1")
+    if config.seed < 0:
+        raise GlaError(f"seed is {config.seed}", "a number >= 0")
+    if not 0 <= config.diverged < math.inf:
+        raise GlaError(f"diverged is {config.diverged}", "a number >= 0")
+    for name, value in {"checkpoint_every": config.checkpoint_every, **periods}.items():
+        if value % config.steps_per_dispatch:
+            whole = f"steps_per_dispatch={config.steps_per_dispatch}"
+            raise GlaError(f"{name}={value} is not a multiple of {whole}")
 
 
 # Maps (parameters, key, progress f32[] in [0, 1]) to the gradient, the mean of each term f32[] with

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +14,7 @@ from gla.optimizers import OptimizerConfig
 from gla.parallel import MeshConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
+from gla.steps import check_settings
 from gla.tokens import Interface
 
 
@@ -110,26 +110,11 @@ class MetaTrainConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
-        for name in (
-            "batch_size", "accumulate", "steps", "steps_per_dispatch", "checkpoint_every",
-            "max_skips",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise GlaError(f"meta-train {name} is {getattr(self, name)}", "a number >= 1")
-        if self.seed < 0 or self.bptt < 0:
-            raise GlaError("meta-train seed or bptt is negative", "numbers >= 0")
-        if not 0 <= self.diverged < math.inf:
-            raise GlaError(f"meta-train diverged is {self.diverged}", "a number >= 0")
-        for name, value in (
-            ("checkpoint_every", self.checkpoint_every),
-            ("validation.every", self.validation.every),
-            ("loading.refresh", self.loading.refresh if self.loading.resident else 0),
-        ):
-            if value % self.steps_per_dispatch:
-                raise GlaError(
-                    f"{name}={value} is not a multiple of "
-                    f"steps_per_dispatch={self.steps_per_dispatch}"
-                )
+        refresh = self.loading.refresh if self.loading.resident else 0
+        periods = {"validation.every": self.validation.every, "loading.refresh": refresh}
+        check_settings(self, periods)
+        if self.bptt < 0:
+            raise GlaError(f"bptt is {self.bptt}", "a number >= 0")
         if self.bptt and self.sampling.length % self.bptt:
             raise GlaError(
                 f"bptt={self.bptt} does not divide the {self.sampling.length} tokens of a sequence",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -17,6 +16,7 @@ from gla.gpicl.vsml import VSMLConfig
 from gla.models import ModelConfig
 from gla.optimizers import OptimizerConfig
 from gla.parallel import MeshConfig
+from gla.steps import check_settings
 
 LearnerKind = Literal["sequence", "vsml", "vsml-plain", "maml", "mlp"]
 
@@ -182,25 +182,7 @@ class GPICLConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
-        for name in (
-            "batch_size", "accumulate", "steps", "steps_per_dispatch", "checkpoint_every",
-            "max_skips",
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise GlaError(f"{name} is {getattr(self, name)}", "a number >= 1")
-        if self.seed < 0:
-            raise GlaError(f"seed is {self.seed}", "a number >= 0")
-        if not 0 <= self.diverged < math.inf:
-            raise GlaError(f"diverged is {self.diverged}", "a number >= 0")
-        for name, value in (
-            ("checkpoint_every", self.checkpoint_every),
-            ("validation.every", self.validation.every),
-        ):
-            if value % self.steps_per_dispatch:
-                raise GlaError(
-                    f"{name}={value} is not a multiple of "
-                    f"steps_per_dispatch={self.steps_per_dispatch}"
-                )
+        check_settings(self, {"validation.every": self.validation.every})
         kind = self.learner.kind
         if self.tasks.hidden_share and kind != "sequence":
             raise GlaError(
