@@ -10,7 +10,19 @@ from gla.envs import registry
 from gla.envs.table import TABLE
 from gla.envs.testing import check
 
-ALL_IDS = [id for spec in TABLE.values() for id in (spec.id, spec.projected_id)]
+# Half a minute of compilation each, and projected by the same wrapper as the others.
+DEAR = {
+    f"gla/Brax{body}-Projected-v0"
+    for body in (
+        "HalfCheetah", "Hopper", "Humanoid", "HumanoidStandup", "Pusher", "Reacher", "Swimmer",
+        "Walker2d",
+    )
+}  # fmt: skip
+ALL_IDS = [
+    pytest.param(id, marks=[pytest.mark.long] if id in DEAR else [])
+    for spec in TABLE.values()
+    for id in (spec.id, spec.projected_id)
+]
 
 # Packages that are not everywhere, by the start of the factory's path.
 NEEDS = {
