@@ -9,9 +9,14 @@ from typing import Any
 from gla.benchmarks.gpicl_results import Cell, short_name
 from gla.benchmarks.plots import AGENT, MASKED, new_figure, save_figure
 
-# Okabe and Ito 2008, without those of the learner and its twin.
+# Hand-written learners: Okabe and Ito 2008, without the colours of the learner and its twin.
 _COLOURS = ("#6B6B6B", "#007A5A", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKS = ("s", "^", "D", "v", "P", "X")
+# Meta-trained ones: no marks, a colour and a style each; all seeds of one alike.
+_LINES: tuple[tuple[str, Any], ...] = (
+    (AGENT, "-"), ("#1B1B1B", "-."), ("#8C510A", (0, (6, 1))), ("#542788", (0, (3, 1, 1, 1))),
+    ("#35978F", (0, (1, 1))),
+)  # fmt: skip
 _PANEL, _HEIGHT = 520, 600
 _LEFT, _LEGEND = 120, 400  # pixels beside the panels
 
@@ -32,38 +37,26 @@ def plot_curves(cells: Sequence[Cell], path: Path) -> Path:
     figure.subplots_adjust(
         left=_LEFT / width, right=1 - _LEGEND / width, top=0.84, bottom=0.16, wspace=0.08
     )
-    floors = list(dict.fromkeys(c.learner for c in cells if c.sort == "hand-written"))
     for axes, name in zip(panels, names, strict=True):
         for cell in (one for one in cells if one.dataset == name):
             seen, mean = list(cell.positions), [100 * x for x in cell.accuracy]
             low, high = [100 * x for x in cell.low], [100 * x for x in cell.high]
-            if cell.sort == "hand-written":
-                place = floors.index(cell.learner)
-                colour = _COLOURS[place % len(_COLOURS)]
-                style: dict[str, Any] = {
-                    "marker": _MARKS[place % len(_MARKS)],
-                    "ls": ":",
-                    "lw": 1.2,
-                    "ms": 5,
-                }
-                label = cell.learner
-            else:
-                colour = AGENT if cell.sort == "meta-trained" else MASKED
-                style = {"lw": 2.2, "ls": "-" if cell.sort == "meta-trained" else "--"}
-                hidden = ",\nlabels hidden" if cell.sort == "labels hidden" else ""
-                label = f"{cell.learner}{hidden}"
-            axes.plot(seen, mean, color=colour, label=label, **style)
-            axes.fill_between(seen, low, high, color=colour, alpha=0.18, lw=0)
+            style = _style(cell, cells)
+            axes.plot(seen, mean, **style)
+            axes.fill_between(seen, low, high, color=style["color"], alpha=0.18, lw=0)
         axes.set_title(short_name(name), fontsize=11)
         axes.set_ylim(0, 100)
         axes.set_xlabel("examples seen")
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
     panels[0].set_ylabel("accuracy of the next guess, %")
-    handles, labels = panels[0].get_legend_handles_labels()
+    entries: dict[str, Any] = {}
+    for axes in panels:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
     figure.legend(
-        handles, labels, loc="center left", frameon=False, fontsize=9,
-        bbox_to_anchor=(1 - _LEGEND / width + 0.01, 0.5),
+        list(entries.values()), list(entries), loc="center left", frameon=False, fontsize=9,
+        bbox_to_anchor=(1 - _LEGEND / width + 0.01, 0.5), handlelength=2.8,
     )  # fmt: skip
     figure.suptitle(
         "Learning in context on unseen tasks, 95% intervals",
@@ -71,3 +64,18 @@ def plot_curves(cells: Sequence[Cell], path: Path) -> Path:
     )  # fmt: skip
     save_figure(figure, path)
     return path
+
+
+def _style(cell: Cell, cells: Sequence[Cell]) -> dict[str, Any]:
+    """Return how the line of a cell is drawn, the same for one learner in all panels."""
+    place = list(dict.fromkeys(c.learner for c in cells if c.sort == cell.sort)).index(cell.learner)
+    if cell.sort == "hand-written":
+        colour, mark = _COLOURS[place % len(_COLOURS)], _MARKS[place % len(_MARKS)]
+        return {
+            "color": colour, "marker": mark, "ls": ":", "lw": 1.2, "ms": 5, "label": cell.learner,
+        }  # fmt: skip
+    if cell.sort == "labels hidden":
+        label = f"{cell.learner},\nlabels hidden"
+        return {"color": MASKED, "ls": "--", "lw": 2.2, "label": label}
+    colour, line = _LINES[place % len(_LINES)]
+    return {"color": colour, "ls": line, "lw": 2.2, "label": cell.learner}

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from gla.benchmarks.gpicl_curves import plot_curves
+from gla.benchmarks.gpicl_curves import _style, plot_curves
 from gla.benchmarks.gpicl_metatest import Blind, LearnerTestConfig, meta_test_learners
 from gla.benchmarks.gpicl_quickstart import Plan, run, verdict
 from gla.benchmarks.gpicl_results import read
@@ -140,6 +140,20 @@ def test_curves_of_several_data_sets(learner, colour, tmp_path):
         wide = picture.size[0]
     with Image.open(plot_curves(results.cells[:1], tmp_path / "one.png")) as picture:
         assert picture.size[0] < wide
+
+
+def test_learners_can_be_told_apart_in_a_picture(learner, tmp_path):
+    config = LearnerTestConfig((learner, "1-nn"), ("digits",), sequences=32, hidden=True)
+    cells = list(meta_test_learners(config, tmp_path / "r.json", progress=False).cells)
+    cells += [
+        dataclasses.replace(cells[0], learner="VSML"),
+        dataclasses.replace(cells[0], training_seed=1),
+    ]
+    looks = [tuple(map(str, _style(cell, cells).values())) for cell in cells]
+    # Another seed of the same learner looks like it, and nothing else does.
+    assert looks[-1] == looks[0] and len(set(looks)) == len(cells) - 1
+    kinds = {(_style(cell, cells)["color"], str(_style(cell, cells)["ls"])) for cell in cells}
+    assert len(kinds) == len(cells) - 1
 
 
 def test_table1_as_the_paper_has_it():
