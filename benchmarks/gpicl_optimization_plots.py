@@ -491,10 +491,12 @@ def _band(
 def _finish_curves(
     figure: Figure, panels: Sequence[Axes], chance: float, title: str, legend: bool = True
 ) -> None:
+    lowest = min(float(np.min(line.get_ydata())) for axes in panels for line in axes.get_lines())
+    room = max(0.1 * (chance - lowest), 0.01 * chance)
     for axes in panels:
         axes.axhline(chance, color=GREY, lw=1, ls=":")
         axes.set_xlabel("meta-training step")
-        axes.set_ylim(0, 1.15 * chance)
+        axes.set_ylim(lowest - room, chance + room)
     panels[0].set_ylabel("loss, nats")
     title_of(figure, title)
     if legend:
