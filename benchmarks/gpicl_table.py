@@ -119,7 +119,7 @@ def table1(
 
     Args:
         out: folder for checkpoints, results.json, table.md and a picture.
-        size: `cpu`: about two hours on two cores; `paper`: the paper's settings, on accelerators.
+        size: `cpu`: hours on two cores; `paper`: the paper's settings, on accelerators.
         learners: which to meta-train, of transformer, lstm, vsml and maml.
         seeds: of meta-training; each learner is trained once per seed.
         train_on: data set of meta-training.
