@@ -22,7 +22,6 @@ from gla.agents.hyper import HyperRanges, draw_hyper
 from gla.envs import registry
 from gla.envs.base import action_size, is_discrete, observation_size
 from gla.envs.splits import Split
-from gla.envs.table import EnvironmentSpec
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, random_action
 from gla.errors import GlaError
 from gla.histories import (
@@ -40,7 +39,9 @@ class CollectConfig:
     """What to collect.
 
     Attributes:
-        environment: id of a plain environment, such as gla/RandomLinear-v0 or gla/HalfCheetah-v0.
+        environment: id of a plain environment, such as gla/RandomLinear-v0 or gla/HalfCheetah-v0,
+            with options if need be, such as gla/RandomMechanics-v0?joints=3
+            (`gla.envs.registry.split_options`).
         runs: number of PPO runs, each on a task of its own.
         streams_per_run: parallel environments recorded per run, at most ppo.num_envs.
         seed: seed of the set of tasks and of everything random in the runs.
@@ -98,7 +99,7 @@ def make_meta(config: CollectConfig, env: Any, horizon: int | None) -> HistoryMe
         settings.pop(known)
     space = getattr(env, "single_action_space", None) or env.action_space
     return HistoryMeta(
-        environment=registry.find(config.environment).id,
+        environment=registry.resolve(config.environment).id,
         observation_size=observation_size(env),
         action_size=action_size(env),
         discrete=is_discrete(space),
@@ -122,20 +123,20 @@ def make_meta(config: CollectConfig, env: Any, horizon: int | None) -> HistoryMe
     )
 
 
-def plain_spec(id: str) -> EnvironmentSpec:
-    """Return the table's row of a plain id.
+def plain(id: str) -> registry.Named:
+    """Return what a plain id names, with or without options.
 
     Raises:
-        GlaError: if it is unknown or projected.
+        GlaError: if it is unknown or projected, or an option is malformed.
     """
-    spec = registry.find(id)
-    if spec.projected:
+    named = registry.resolve(id)
+    if named.spec.projected:
         raise GlaError(
-            f"{spec.full_id} is projected",
+            f"{named.spec.full_id} is projected",
             "a plain id, whose histories are projected when they are sampled",
-            f"collect {spec.id}",
+            f"collect {named.spec.id}",
         )
-    return spec
+    return named
 
 
 class PPOMaker(BlockMaker):
@@ -149,7 +150,7 @@ class PPOMaker(BlockMaker):
     """
 
     def __init__(self, config: CollectConfig):
-        spec = plain_spec(config.environment)
+        spec, options, _ = plain(config.environment)
         if spec.kind != "functional":
             raise GlaError(
                 f"{spec.full_id} runs in a host simulator",
@@ -157,7 +158,7 @@ class PPOMaker(BlockMaker):
                 "use gla.agents.collect.make_maker, which takes either kind",
             )
         self.config = config
-        self._env = registry.make_functional(spec.id)
+        self._env = registry.make_functional(spec.id, **options)
         self._world = Autoreset(TimeLimit(self._env))
         super().__init__(make_meta(config, self._env, self._env.horizon))
         self.keeps_last_state = config.targets
@@ -284,7 +285,7 @@ def make_maker(config: CollectConfig) -> HistoryMaker:
     Raises:
         GlaError: if the environment is unknown or projected, or its simulator is not installed.
     """
-    if registry.find(config.environment).kind == "functional":
+    if registry.resolve(config.environment).spec.kind == "functional":
         return PPOMaker(config)
     from gla.agents.collect_host import HostPPOMaker
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,7 +13,7 @@ from gymnasium.vector import VectorEnv
 from gla import policy as pol
 from gla.agents import ppo
 from gla.agents.blocks import as_streams
-from gla.agents.collect import CollectConfig, label, make_meta, plain_spec
+from gla.agents.collect import CollectConfig, label, make_meta, plain
 from gla.agents.hyper import draw_hyper
 from gla.agents.ppo_host import (
     HostTraining,
@@ -44,14 +44,19 @@ class HostPPOMaker:
     """
 
     def __init__(self, config: CollectConfig):
-        self._spec = plain_spec(config.environment)
+        self._named = plain(config.environment)
         self.config = config
-        probe = registry.make_host(self._spec.id, 1)
+        probe = self._make(1)
         try:
-            self._meta = make_meta(config, probe, self._spec.horizon)
+            self._meta = make_meta(config, probe, self._named.spec.horizon)
         finally:
             probe.close()
         self._label = jax.jit(functools.partial(label, discrete=self._meta.discrete))
+
+    def _make(self, num_envs: int, **settings: Any) -> VectorEnv:
+        return registry.make_host(
+            self._named.spec.id, num_envs, **{**self._named.options, **settings}
+        )
 
     @property
     def meta(self) -> HistoryMeta:
@@ -62,7 +67,8 @@ class HostPPOMaker:
         self, runs: range, first: int = 0, state: Mapping[str, np.ndarray] | None = None
     ) -> Iterator[Part]:
         """Make a block of runs; see `gla.histories.HistoryMaker`."""
-        block = [_Run(self.config, self._spec.id, self._spec.horizon, run) for run in runs]
+        horizon = self._named.spec.horizon
+        block = [_Run(self.config, self._make, horizon, run) for run in runs]
         try:
             for number, run in enumerate(block):
                 run.begin(None if state is None else _of_run(state, number))
@@ -104,20 +110,21 @@ class HostPPOMaker:
 class _Run:
     """One PPO run with its simulator."""
 
-    def __init__(self, config: CollectConfig, id: str, horizon: int, run: int):
+    def __init__(
+        self, config: CollectConfig, make: Callable[..., VectorEnv], horizon: int | None, run: int
+    ):
         self._config, self._horizon = config, horizon
         keys = run_keys(task_key(config.split, config.seed, run))
         window = int(jax.random.randint(keys.window, (), 0, 2**30))
-        with_task = functools.partial(registry.make_host, id)
-        one = with_task(1, task_keys=[keys.task])
+        one = make(1, task_keys=[keys.task])
         try:
             measured = HostNormalized(one, config.window, window).statistics
         finally:
             one.close()
         self.statistics = {name: value[0] for name, value in measured._asdict().items()}
         envs = config.ppo.num_envs
-        self._vec: VectorEnv = with_task(envs, task_keys=[keys.task] * envs)
-        check_vector(self._vec, config.ppo, id)
+        self._vec: VectorEnv = make(envs, task_keys=[keys.task] * envs)
+        check_vector(self._vec, config.ppo, config.environment)
         default = ppo.hyper_of(config.ppo)
         self.hyper = draw_hyper(keys.agent, config.vary, default)
         self._keys = host_keys(jax.random.fold_in(keys.agent, 0))

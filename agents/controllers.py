@@ -28,13 +28,13 @@ class Controller:
 
     def init(
         self,
-        key: jax.Array,
+        keys: jax.Array,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
     ) -> tuple[()]:
         """Return an empty state: a controller remembers nothing."""
-        del key, num_envs, observation_space, action_space
+        del keys, num_envs, observation_space, action_space
         return ()
 
     def act(
@@ -44,10 +44,10 @@ class Controller:
         reward: jax.Array,
         terminated: jax.Array,
         truncated: jax.Array,
-        key: jax.Array,
+        keys: jax.Array,
     ) -> tuple[Any, jax.Array]:
         """Choose actions by the observations alone."""
-        del reward, terminated, truncated, key
+        del reward, terminated, truncated, keys
         return state, self.function(observation)
 
 

@@ -104,7 +104,7 @@ class Experts:
                 f"{where} holds no policies (it was made by {self.meta.method})",
                 "histories collected with `gla collect ppo`",
             )
-        environment = config.environment and registry.find(config.environment).id
+        environment = config.environment and registry.resolve(config.environment).id
         for name, wanted in (
             ("environment", environment), ("seed", config.seed), ("split", config.split),
         ):  # fmt: skip

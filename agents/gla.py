@@ -10,7 +10,7 @@ import gymnasium
 import jax
 import jax.numpy as jnp
 
-from gla.agents.base import View
+from gla.agents.base import View, each
 from gla.checkpoints import Which
 from gla.distributions import tanh_gaussian_sample
 from gla.envs.base import is_discrete
@@ -75,7 +75,7 @@ class GLAAgent:
 
     def init(
         self,
-        key: jax.Array | None,
+        keys: jax.Array | None,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
@@ -85,7 +85,7 @@ class GLAAgent:
         Raises:
             GlaError: if the agent was trained for the other kind of actions.
         """
-        del key, observation_space
+        del keys, observation_space
         if is_discrete(action_space) != self.interface.discrete:
             kinds = ("continuous", "discrete")
             raise GlaError(
@@ -96,13 +96,13 @@ class GLAAgent:
         memory = self.model.initial_state(num_envs)
         return GLAState(self.params, memory, jnp.zeros((num_envs, self.interface.action_dim)))
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         """Append one transition to each history and sample from the predicted distribution."""
         token = self.tokens(
             observation, state.previous_action, reward, terminated, truncated, state.memory.length
         )
         outputs, memory = self.model.step(state.params, token, state.memory)
-        action = self._sample(key, self.interface.split(outputs).action)
+        action = self._sample(keys, self.interface.split(outputs).action)
         shown = action
         if self.interface.discrete:
             shown = jax.nn.one_hot(action, self.interface.action_dim)
@@ -142,13 +142,14 @@ class GLAAgent:
             condition_features(self.interface, conditions, reward.shape),
         )
 
-    def _sample(self, key: jax.Array, outputs: jax.Array) -> jax.Array:
+    def _sample(self, keys: jax.Array, outputs: jax.Array) -> jax.Array:
         if self.interface.discrete:
-            return jax.random.categorical(key, outputs).astype(jnp.int32)
+            return jax.vmap(jax.random.categorical)(keys, outputs).astype(jnp.int32)
         mean, log_std = gaussian_outputs(outputs)
         if self.interface.squashed:
-            return tanh_gaussian_sample(key, mean, log_std)
-        return mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape)
+            return jax.vmap(tanh_gaussian_sample)(keys, mean, log_std)
+        noise = each(lambda key: jax.random.normal(key, mean.shape[1:]), keys)
+        return mean + jnp.exp(log_std) * noise
 
 
 def parse_ask(words: Sequence[str]) -> dict[str, float]:

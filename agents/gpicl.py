@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from gla import projection as proj
-from gla.agents.base import View
+from gla.agents.base import View, each
 from gla.agents.gla import GLAAgent
 from gla.checkpoints import Which
 from gla.envs.base import is_discrete
@@ -136,7 +136,7 @@ class GPICLAgent:
 
     def init(
         self,
-        key: jax.Array | None,
+        keys: jax.Array | None,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
@@ -146,7 +146,7 @@ class GPICLAgent:
         Raises:
             GlaError: if observations are no inputs of the learner, or actions no labels of it.
         """
-        del key
+        del keys
         if not is_discrete(action_space):
             raise GlaError(
                 f"the agent {self.name!r} names classes and this environment's actions are "
@@ -174,7 +174,7 @@ class GPICLAgent:
             self.params, fresh, fresh, none, none, known, jnp.asarray(actions, jnp.int32)
         )
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         """Learn the label of the last answer if it was right, and answer the next example."""
         del terminated, truncated
         # The example that is asked about takes the last place of a sequence.
@@ -191,7 +191,9 @@ class GPICLAgent:
         scores = jnp.where(jnp.arange(scores.shape[-1]) < state.actions, scores, -jnp.inf)
         tried = scores - self.balance * jnp.log1p(known)
         if self.temperature:
-            tried += self.temperature * jax.random.gumbel(key, tried.shape)
+            tried += self.temperature * each(
+                lambda key: jax.random.gumbel(key, tried.shape[1:]), keys
+            )
         tried = jnp.where(self._has_room(known)[:, None], tried, scores)
         action = jnp.argmax(tried, -1).astype(jnp.int32)
         state = GPICLState(state.params, memory, pending, told, action, known, state.actions)

@@ -47,6 +47,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "gla.agents.tabular_learning:ValueIterationConfig",
         "gla.agents.tabular_learning:ValueIterationMaker",
     ),
+    "agent": (
+        "any agent's lifetimes, labelled by the experts of a PPO store if there is one",
+        "gla.agents.agent_histories:AgentHistoriesConfig",
+        "gla.agents.agent_histories:AgentMaker",
+    ),
     "import": (
         "transitions that others recorded, from files",
         "gla.agents.makers:FilesConfig",

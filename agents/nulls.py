@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gla.agents.base import Agent, View
+from gla.agents.base import Agent, View, each
 
 
 class NullState(NamedTuple):
@@ -29,17 +29,19 @@ class NullState(NamedTuple):
     choices: jax.Array
 
 
-def _play(state, observation, reward, terminated, truncated, key):
+def _play(state, observation, reward, terminated, truncated, keys):
     """Act without looking. All null controllers share this one compiled program."""
     del observation, reward, terminated, truncated
     centre = state.centre
     if jnp.issubdtype(centre.dtype, jnp.integer):
-        drawn = jax.random.randint(key, centre.shape, 0, state.choices)
+        drawn = each(lambda key: jax.random.randint(key, (), 0, state.choices), keys)
         return state, jnp.where(state.uniform, drawn, centre)
-    noise_key, uniform_key = jax.random.split(key)
-    noisy = centre + state.sigma * jax.random.normal(noise_key, centre.shape)
-    drawn = jax.random.uniform(uniform_key, centre.shape, minval=-1.0, maxval=1.0)
-    return state, jnp.where(state.uniform, drawn, noisy)
+    shape = centre.shape[1:]
+    noise = each(lambda key: jax.random.normal(jax.random.fold_in(key, 0), shape), keys)
+    drawn = each(
+        lambda key: jax.random.uniform(jax.random.fold_in(key, 1), shape, minval=-1.0), keys
+    )
+    return state, jnp.where(state.uniform, drawn, centre + state.sigma * noise)
 
 
 class Null:
@@ -67,13 +69,13 @@ class Null:
 
     def init(
         self,
-        key: jax.Array,
+        keys: jax.Array,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
     ) -> NullState:
         """Return what is played; nothing is ever remembered."""
-        del key, observation_space
+        del keys, observation_space
         if isinstance(action_space, gymnasium.spaces.Discrete):
             centre = jnp.full((num_envs,), int(self.centre), jnp.int32)
             count = int(action_space.n)

@@ -79,13 +79,13 @@ class Planner:
 
     def init(
         self,
-        key: jax.Array,
+        keys: jax.Array,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
     ) -> dict[str, Any]:
         """Return empty plans f64[num_envs, horizon, k] and the generator of their variations."""
-        del key, observation_space
+        del keys, observation_space
         size = int((action_space.shape or (1,))[0])
         return {
             "step": 0,
@@ -100,10 +100,10 @@ class Planner:
         reward: jax.Array,
         terminated: jax.Array,
         truncated: jax.Array,
-        key: jax.Array,
+        keys: jax.Array,
     ) -> tuple[dict[str, Any], Any]:
         """Play the plans, made anew every few steps: f32[num_envs, k]."""
-        del observation, reward, key
+        del observation, reward, keys
         plans, ended = state["plans"], np.asarray(terminated) | np.asarray(truncated)
         plans[ended] = 0.0
         for row, task in enumerate(self.tasks):

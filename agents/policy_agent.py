@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from gla import policy as pol
-from gla.agents.base import View
+from gla.agents.base import View, each
 from gla.envs.base import is_discrete
 from gla.errors import GlaError
 
@@ -33,18 +33,19 @@ def _actor(discrete: bool, stacked: bool, deterministic: bool) -> Callable[..., 
             return pol.output(params, observation), params.log_std
         return pol.gaussian(params, observation)
 
-    def act(state, observation, reward, terminated, truncated, key):
+    def act(state, observation, reward, terminated, truncated, keys):
         del reward, terminated, truncated
         both = jax.vmap(heads) if stacked else heads
         output, log_std = both(state.params, observation)
         if discrete:
             chosen = jnp.argmax(output, -1)
             if not deterministic:
-                chosen = jax.random.categorical(key, output)
+                chosen = jax.vmap(jax.random.categorical)(keys, output)
             return state, chosen.astype(jnp.int32)
         if deterministic:
             return state, output
-        return state, output + jnp.exp(log_std) * jax.random.normal(key, output.shape)
+        noise = each(lambda key: jax.random.normal(key, output.shape[1:]), keys)
+        return state, output + jnp.exp(log_std) * noise
 
     return act
 
@@ -95,7 +96,7 @@ class PolicyAgent:
 
     def init(
         self,
-        key: jax.Array,
+        keys: jax.Array,
         num_envs: int,
         observation_space: gymnasium.Space,
         action_space: gymnasium.Space,
@@ -106,7 +107,7 @@ class PolicyAgent:
             GlaError: if the policy was made for other observations, other actions or another
                 number of lifetimes.
         """
-        del key
+        del keys
         discrete = is_discrete(action_space)
         actions = int(action_space.n) if discrete else int((action_space.shape or (1,))[0])  # type: ignore[attr-defined]
         wanted = (int((observation_space.shape or (1,))[0]), actions, discrete)

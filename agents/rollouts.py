@@ -132,7 +132,7 @@ def plain_environment(id: str, method: str, **settings: Any) -> Environment:
     """Build the functional environment that histories are recorded on.
 
     Args:
-        id: of a plain environment.
+        id: of a plain environment, with or without options (`gla.envs.registry.split_options`).
         method: who asks, for messages.
         **settings: of the environment.
 
@@ -140,7 +140,7 @@ def plain_environment(id: str, method: str, **settings: Any) -> Environment:
         GlaError: if there is none of that id, or it is projected, or a host simulator, or a setting
             does not fit.
     """
-    spec = registry.find(id)
+    spec, options, _ = registry.resolve(id)
     if spec.kind != "functional":
         raise GlaError(
             f"{method} cannot record {spec.full_id}, a host simulator",
@@ -153,7 +153,7 @@ def plain_environment(id: str, method: str, **settings: Any) -> Environment:
             f"the plain {spec.id}",
             "histories are projected when they are sampled",
         )
-    return registry.make_functional(spec.id, **settings)
+    return registry.make_functional(spec.id, **{**options, **settings})
 
 
 def make_meta(
@@ -165,6 +165,7 @@ def make_meta(
     split: str,
     seed: int,
     parallel_envs: int,
+    arrays: tuple[str, ...] = ("distribution", "target"),
     **replaced: Any,
 ) -> HistoryMeta:
     """Describe the store that a configuration fills.
@@ -178,6 +179,7 @@ def make_meta(
         split: of the tasks.
         seed: of the tasks.
         parallel_envs: of a run, recorded or not.
+        arrays: optional arrays that the maker records.
         **replaced: settings that are recorded otherwise than `config` has them.
     """
     fields = {field.name for field in dataclasses.fields(HistoryMeta)}
@@ -185,7 +187,7 @@ def make_meta(
         name: value for name, value in dataclasses.asdict(config).items() if name not in fields
     }
     return HistoryMeta(
-        environment=registry.find(environment).id,
+        environment=registry.resolve(environment).id,
         observation_size=observation_size(env),
         action_size=action_size(env),
         discrete=is_discrete(env.action_space),
@@ -203,7 +205,7 @@ def make_meta(
         packages=package_versions(),
         method=method,
         chunk=config.chunk,
-        arrays=("distribution", "target"),
+        arrays=arrays,
         storage=config.storage,
     )
 
@@ -302,7 +304,7 @@ class RolloutMaker(BlockMaker):
 
         Returns:
             The memory, the actions f32[N, k] or i32[N], and rows [N, ...] to be recorded, with
-            `distribution` among them unless `complete` adds it.
+            those of the store's optional arrays among them that `complete` does not add.
         """
 
     def learn(
@@ -395,7 +397,9 @@ class RolloutMaker(BlockMaker):
                 name: jnp.swapaxes(value[:, : meta.streams_per_run], 0, 1)
                 for name, value in rows.items()
             }
-            record |= {"log_std": log_std, "mean_return": mean_return}
+            record["mean_return"] = mean_return
+            if "distribution" in meta.arrays:
+                record["log_std"] = log_std
             return strong_types(Rolling(*carry, rolling.update + 1)), record
 
         rolling, record = jax.lax.scan(one_update, state, None, length=updates)
@@ -407,6 +411,7 @@ class RolloutMaker(BlockMaker):
     def once(self, fixed: Fixed) -> Rows:
         """Return the normalisation of the tasks, and the targets' log standard deviation."""
         arrays = fixed.statistics._asdict()
-        if not self.keeps_last_state:  # else it comes with the targets, at the end
+        # Where the last state is kept, it comes with the targets, at the end.
+        if "target" in self._meta.arrays and not self.keeps_last_state:
             arrays["target_log_std"] = jax.vmap(self.target_log_std)(fixed)
         return arrays

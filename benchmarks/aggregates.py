@@ -38,6 +38,19 @@ class Profile(NamedTuple):
     shares: tuple[Interval, ...]
 
 
+class Reach(NamedTuple):
+    """How soon a return is reached, over all lifetimes of a suite.
+
+    Attributes:
+        median: steps by which more than half of the lifetimes are there; infinite where they
+            never are, and so may be the bounds.
+        share: of lifetimes that get there at all, in [0, 1].
+    """
+
+    median: Interval
+    share: Interval
+
+
 def aggregate(
     scores: Scores,
     statistic: Callable[..., Any] = iqm,
@@ -136,14 +149,33 @@ def probability_of_improvement(
     return _stratified(ours + theirs, of, seed, resamples, widest)[0]
 
 
-def steps_to(agent: AgentResult, threshold: float, window: int = 1) -> np.ndarray:
+def last_tenth(agent: AgentResult) -> np.ndarray:
+    """Return the mean return of the last tenth of each lifetime's whole episodes, f64[N].
+
+    The last tenth is E // 10 episodes of E, and at least one, as in
+    `gla.benchmarks.statistics.improvement`.
+    """
+    return np.array(
+        [
+            np.mean(one.episode_returns[-_tenth(len(one.episode_returns)) :])
+            for one in agent.lifetimes
+        ]
+    )
+
+
+def _tenth(episodes: int) -> int:
+    return max(1, episodes // 10)
+
+
+def steps_to(agent: AgentResult, threshold: float, window: int | None = 1) -> np.ndarray:
     """Return after how many steps of its lifetime an agent reaches a return, f64[N].
 
     Args:
         agent: whose lifetimes.
         threshold: return per episode.
         window: episodes whose mean return must reach it; the steps are those up to the last of
-            them.
+            them. None is a tenth of each lifetime's episodes, and at least one, so that a lucky
+            episode in a long lifetime is not taken for a skill.
 
     Returns:
         Steps of each lifetime; infinite where it never gets there.
@@ -151,17 +183,87 @@ def steps_to(agent: AgentResult, threshold: float, window: int = 1) -> np.ndarra
     Raises:
         GlaError: if `window` is below 1.
     """
-    if window < 1:
+    if window is not None and window < 1:
         raise GlaError(f"window is {window}", "1 or more episodes")
     found = []
     for life in agent.lifetimes:
         returns = np.asarray(life.episode_returns)
-        ends = np.cumsum(life.episode_lengths)[window - 1 :]
+        width = _tenth(len(returns)) if window is None else window
+        ends = np.cumsum(life.episode_lengths)[width - 1 :]
         reached = np.zeros(0, bool)
-        if len(returns) >= window:
-            reached = np.convolve(returns, np.full(window, 1 / window), "valid") >= threshold
+        if len(returns) >= width:
+            reached = np.convolve(returns, np.full(width, 1 / width), "valid") >= threshold
         found.append(float(ends[np.argmax(reached)]) if reached.any() else np.inf)
     return np.array(found)
+
+
+def reach(steps: Scores, limit: float, seed: int = 0, resamples: int = RESAMPLES) -> Reach:
+    """Return how soon and how often lifetimes of a suite get somewhere, with 95% intervals.
+
+    Args:
+        steps: f64[N] per environment, equally many each, infinite where a lifetime never gets
+            there (`steps_to`).
+        limit: steps of the longest lifetime.
+        seed: of the resampling.
+        resamples: how often lifetimes are drawn again.
+
+    Raises:
+        GlaError: if there are no steps, they are beyond the limit, or environments differ in how
+            many there are.
+    """
+    tables = [np.asarray(one, np.float64) for one in steps]
+    there = [np.isfinite(one) for one in tables]
+    if any((one[ok] > limit).any() for one, ok in zip(tables, there, strict=True)):
+        raise GlaError(f"a lifetime gets there after its end, {limit:.0f} steps")
+    # What never comes is later than all that does; so medians over both are in order.
+    censored = [np.where(ok, one, 2 * limit) for one, ok in zip(tables, there, strict=True)]
+    found = aggregate(censored, _upper_median, seed, resamples)
+    ends = [x if x <= limit else np.inf for x in (found.estimate, found.low, found.high)]
+    if not found.known:
+        ends[1:] = [-np.inf, np.inf]
+    share = aggregate([one.astype(float) for one in there], np.mean, seed, resamples)
+    return Reach(Interval(*ends), share)
+
+
+def _upper_median(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the least value that more than half of all do not exceed."""
+    return np.quantile(values, 0.5, axis=axis, method="higher")
+
+
+def speed(
+    steps: Scores, others: Scores, limit: float, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Return how many times sooner lifetimes of one agent get somewhere than those of another.
+
+    It is the median of the others' steps divided by that of the agent's, over all lifetimes of a
+    suite. A median that is never reached counts as `limit`, so the ratio is then a bound.
+
+    Args:
+        steps: f64[N] per environment, infinite where a lifetime never gets there (`steps_to`).
+        others: f64[M] per environment, of the same environments in the same order.
+        limit: steps of the longest lifetime.
+        seed: of the resampling.
+        resamples: how often lifetimes of both are drawn again.
+
+    Raises:
+        GlaError: if there are no steps, or the environments are not as many.
+    """
+    ours, theirs = (
+        _tables([np.minimum(np.asarray(one, np.float64), limit) for one in given])
+        for given in (steps, others)
+    )
+    if len(ours) != len(theirs):
+        raise GlaError(
+            f"one agent has steps on {len(ours)} environments and the other on {len(theirs)}",
+            "the same environments",
+        )
+
+    def of(drawn: list[np.ndarray]) -> np.ndarray:
+        mine = np.concatenate(drawn[: len(ours)], -1)
+        others = np.concatenate(drawn[len(ours) :], -1)
+        return (_upper_median(others, -1) / _upper_median(mine, -1))[..., None]
+
+    return _stratified(ours + theirs, of, seed, resamples)[0]
 
 
 def area_under_curve(agent: AgentResult) -> np.ndarray:

@@ -16,9 +16,10 @@ from gla.agents.backends import map_runs, padded
 from gla.agents.ppo_host import train_host
 from gla.benchmarks.recipes import Recipe
 from gla.benchmarks.results import Lifetime
-from gla.benchmarks.runner import Trace, lifetimes_of
+from gla.benchmarks.runner import Trace, has_oracle, lifetimes_of, solve
+from gla.benchmarks.worlds import MetaTestConfig, make_world
 from gla.envs import registry
-from gla.envs.splits import RunKeys, run_keys, step_key, task_key
+from gla.envs.splits import RunKeys, run_keys, task_key
 from gla.envs.table import EnvironmentSpec
 from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError
@@ -175,20 +176,8 @@ def play_oracle(spec: EnvironmentSpec, lifetimes: int, episodes: int) -> tuple[L
     Raises:
         GlaError: if the environment has no oracle.
     """
-    env = Autoreset(TimeLimit(registry.make_functional(spec.id)))
-
-    def one(index):
-        keys = run_keys(task_key("test", 0, index))
-        params = env.sample_params(keys.task)
-        solution = env.solve(params)
-        state, _ = env.reset(step_key(keys.environment, -1, 0), params)
-
-        def step(state, number):
-            action = env.best_action(solution, state, params)
-            state, ts = env.step(step_key(keys.environment, number, 0), state, action, params)
-            return state, (ts.reward, ts.terminated | ts.truncated)
-
-        return jax.lax.scan(step, state, jnp.arange(spec.horizon * episodes))[1]
-
-    reward, done = jax.jit(jax.vmap(one))(jnp.arange(lifetimes))
-    return lifetimes_of(Trace(np.asarray(reward).T, np.asarray(done).T))
+    config = MetaTestConfig(spec.id, lifetimes, spec.horizon * episodes)
+    world = make_world(config)
+    if not has_oracle(world):
+        raise GlaError(f"{spec.id} has no oracle", "an environment that can be solved exactly")
+    return solve(world, config.steps)

@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from gla.benchmarks.gpicl_workers import WorkerConfig, spread
+from gla.benchmarks.jobs import WorkerConfig, spread
 from gla.datasets import Part
 from gla.errors import GlaError
 from gla.files import os_errors, write_json

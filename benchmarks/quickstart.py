@@ -82,24 +82,52 @@ def default_plan(seed: int = 0) -> Plan:
     )
 
 
-def quickstart(out: str = "runs/quickstart", fresh: bool = False, seed: int = 0) -> None:
+# The agent that comes with gla and lives in the plan's tests in place of one's own.
+PRETRAINED = "systems"
+
+
+def quickstart(
+    out: str | None = None, fresh: bool = False, seed: int = 0, pretrained: bool = False
+) -> None:
     """Collect, meta-train, meta-test and report, small: about ten minutes on two CPU cores.
 
     Run it again to reuse what is finished and go on with what is not.
 
     Args:
-        out: folder for everything that is made.
+        out: folder for everything that is made; None: runs/quickstart, and for a pretrained agent
+            runs/quickstart-pretrained.
         fresh: delete what is there and start again.
         seed: of tasks, weights, projections and tests.
+        pretrained: collect and train nothing; test the agent `systems`, which comes with gla.
     """
-    run(default_plan(seed), Path(out), fresh)
+    folder = out or ("runs/quickstart-pretrained" if pretrained else "runs/quickstart")
+    run(default_plan(seed), Path(folder), fresh, PRETRAINED if pretrained else None)
 
 
-def run(plan: Plan, out: Path, fresh: bool = False) -> None:
-    """Carry a plan out in `out`, reusing finished stages, and print the verdicts."""
+def run(plan: Plan, out: Path, fresh: bool = False, agent: str | None = None) -> None:
+    """Carry a plan out in `out`, reusing finished stages, and print the verdicts.
+
+    Args:
+        plan: what to do.
+        out: folder.
+        fresh: delete what is there and start again.
+        agent: test this one instead of collecting and training.
+    """
     out = out.absolute()
     with os_errors(out, "write to"):
         out.mkdir(parents=True, exist_ok=True)
+    stores: list[Path] = []
+    if agent is None:
+        stores = collect_all(plan, out, fresh)
+        _say(2, "meta-train: a Transformer learns to continue those histories, only faster")
+        agent = str(train(plan, stores, out / "agent", fresh))
+    else:
+        _say(2, f"collect and meta-train: left out, {agent} comes with gla (`gla models show`)")
+    test(plan, agent, out, fresh, [HistoryStore.open(path).describe() for path in stores])
+
+
+def collect_all(plan: Plan, out: Path, fresh: bool) -> list[Path]:
+    """Collect as the plan says; return the stores."""
     stores = []
     _say(1, "collect: PPO learns many random tasks and every step of its learning is recorded")
     for collection in plan.collections:
@@ -108,8 +136,11 @@ def run(plan: Plan, out: Path, fresh: bool = False) -> None:
         store = collect(collection, path, fresh and path.exists())
         print(store.describe())
         stores.append(path)
-    _say(2, "meta-train: a Transformer learns to continue those histories, only faster")
-    agent = train(plan, stores, out / "agent", fresh)
+    return stores
+
+
+def test(plan: Plan, agent: str, out: Path, fresh: bool, notes: list[str]) -> None:
+    """Meta-test an agent as the plan says, and report."""
     _say(3, "meta-test: frozen weights, tasks and bodies it has never seen, rewards alone")
     files = []
     for config in plan.tests:
@@ -118,12 +149,11 @@ def run(plan: Plan, out: Path, fresh: bool = False) -> None:
             print(f"{spec.id}: left out, {spec.source} is not installed on this Python")
             continue
         file = out / "results" / f"{spec.id.split('/')[-1]}.json"
-        print(judge(meta_test_to_file(str(agent), config, file, fresh)).sentence)
+        print(judge(meta_test_to_file(agent, config, file, fresh)).sentence)
         files.append(file)
     _say(4, "leaderboard and report")
     for problem in build(files, out / "leaderboard"):
         print(f"left out of the leaderboard: {problem}", file=sys.stderr)
-    notes = [HistoryStore.open(path).describe() for path in stores]
     report = write_report(files, out / "report", "gla quickstart", notes)
     print("\n" + summarise([judge(read(file)) for file in files]))
     print(f"\nreport:      {report}\nleaderboard: {out / 'leaderboard' / 'index.html'}")

@@ -2,11 +2,13 @@
 
 A *lifetime* is one run of an agent on one task: several episodes with frozen weights. A file holds
 one environment and everything needed to judge an agent on it: the agent, its reward-masked twin,
-the null controllers, the reference scores, the configuration and the package versions.
+the null controllers, the reference scores, the configuration and the package versions. Its last
+line is a digest of all the rest, so that a file that was changed by hand or by accident is noticed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -25,13 +27,14 @@ __all__ = [
     "Lifetime",
     "Results",
     "check",
+    "digest",
     "package_versions",
     "read",
     "write",
 ]
 
 SCHEMA = "gla-results"
-VERSION = 1
+VERSION = 2
 
 Kind = Literal["agent", "masked", "null", "expert"]
 
@@ -72,12 +75,15 @@ class AgentResult:
             that learns nothing) or `expert`.
         lifetimes: at least one; they need not be as many as those of the agent under test.
         seconds: wall-clock time that the run took.
+        step_seconds: median seconds from one step to the next of all lifetimes that ran at once,
+            environment included and compilation left out; 0 where it was not measured.
     """
 
     name: str
     kind: Kind
     lifetimes: tuple[Lifetime, ...]
     seconds: float
+    step_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "lifetimes", tuple(self.lifetimes))
@@ -88,7 +94,7 @@ class Results:
     """Everything that one meta-test measured on one environment.
 
     Attributes:
-        environment: the environment's id.
+        environment: the environment's id, with its options.
         split: `train`, `validation` or `test`, from which the tasks were drawn.
         seed: seed of the tasks and of the run.
         steps: environment steps of one lifetime.
@@ -100,6 +106,7 @@ class Results:
         config: what the run was asked to do, as JSON values.
         packages: versions, from `gla.packages.package_versions`.
         training_sources: ids that the agent under test was meta-trained on.
+        suite: name of the suite that the test belongs to, or empty.
         created: ISO 8601 time in UTC.
     """
 
@@ -113,6 +120,7 @@ class Results:
     config: dict[str, Any]
     packages: dict[str, str]
     training_sources: tuple[str, ...]
+    suite: str = ""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __post_init__(self) -> None:
@@ -142,6 +150,7 @@ def write(path: str | os.PathLike[str], results: Results) -> None:
         # One agent a line: small enough to keep, and still readable with plain tools.
         lines = [f"{_json(key)}: {_json(value)}" for key, value in document.items()]
         lines.append('"agents": [\n' + ",\n".join(map(_json, agents)) + "\n]")
+        lines.append(f'"digest": {_json(digest(results))}')
         text = "{\n" + ",\n".join(lines) + "\n}\n"
         text.encode()  # refuses half a surrogate pair, which no page or terminal could show
     except (TypeError, ValueError, RecursionError) as error:
@@ -152,12 +161,23 @@ def write(path: str | os.PathLike[str], results: Results) -> None:
     write_text(Path(path), text)
 
 
+def digest(results: Results) -> str:
+    """Return the SHA-256 of everything that a results file says, in hexadecimal.
+
+    It tells whether a file is as it was written. It does not tell who wrote it: whoever changes a
+    file can also write its new digest.
+    """
+    text = json.dumps(asdict(results), sort_keys=True, allow_nan=False, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def read(path: str | os.PathLike[str]) -> Results:
     """Read a results file.
 
     Raises:
         GlaError: naming the file, if it is missing, is not JSON or is cut off, has another schema
-            or version, lacks a key, or holds a value that cannot be (`check`).
+            or version, lacks a key, holds a value that cannot be (`check`), or is not as it was
+            written (`digest`).
     """
     try:
         document = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -175,6 +195,12 @@ def read(path: str | os.PathLike[str]) -> Results:
     try:
         results = _from_document(document)
         check(results)
+        if document.get("digest") != digest(results):
+            raise GlaError(
+                "its contents do not match its digest, so it was changed after it was written",
+                "the file as the meta-test wrote it",
+                _RERUN,
+            )
     except GlaError as error:
         raise GlaError(f"{path}: {error.what}", error.expected, error.mend) from error
     return results
@@ -209,8 +235,9 @@ def check(results: Results) -> None:
 def _check_agent(agent: AgentResult) -> None:
     if agent.kind not in get_args(Kind):
         raise GlaError(f"agent {agent.name!r} is of kind {agent.kind!r}", _one_of(get_args(Kind)))
-    if not _is_finite(agent.seconds) or agent.seconds < 0:
-        raise GlaError(f"agent {agent.name!r} took {agent.seconds} seconds", "0 or more")
+    for seconds in (agent.seconds, agent.step_seconds):
+        if not _is_finite(seconds) or seconds < 0:
+            raise GlaError(f"agent {agent.name!r} took {seconds} seconds", "0 or more")
     if not agent.lifetimes:
         raise GlaError(f"agent {agent.name!r} has no lifetimes", "at least one")
     for number, lifetime in enumerate(agent.lifetimes, start=1):

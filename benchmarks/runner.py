@@ -7,11 +7,13 @@ its reward-masked twin (the same agent, shown zero rewards) and the null control
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -19,64 +21,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gla import projection as proj
-from gla.agents.base import Agent, View
+from gla.agents.base import Agent
+from gla.agents.lens import Lens, act_through
 from gla.agents.nulls import null_controllers
-from gla.benchmarks.results import AgentResult, Lifetime, Results
+from gla.benchmarks.results import AgentResult, Kind, Lifetime, Results
+from gla.benchmarks.worlds import (
+    FunctionalWorld,
+    MetaTestConfig,
+    World,
+    agent_keys,
+    make_lens,
+    make_world,
+    step_all,
+)
 from gla.envs import registry
-from gla.envs.base import Environment, action_size, observation_size
 from gla.envs.checks import check_action, check_finite
-from gla.envs.host_wrappers import HostNormalized
-from gla.envs.splits import Split, run_keys, step_key, task_key
-from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, projected_spaces
+from gla.envs.wrappers import projected_spaces
 from gla.errors import GlaError
-from gla.normalization import Statistics, normalize_observation, normalize_reward
 from gla.packages import package_versions
 from gla.progress import Progress
 
+__all__ = [
+    "MetaTestConfig",
+    "Trace",
+    "act_through",
+    "lifetimes_of",
+    "make_lens",
+    "make_world",
+    "meta_test",
+    "run_agent",
+]
+
 CHUNK = 100  # steps in one dispatch of the compiled scan
-
-
-@dataclass(frozen=True)
-class MetaTestConfig:
-    """On what, how often and for how long agents are tested.
-
-    Attributes:
-        environment: id of any registered environment.
-        lifetimes: independent runs, each on a task (and projection) of its own.
-        steps: environment steps of a lifetime.
-        seed: seed of tasks, projections, episodes and actions.
-        split: task split; `test` tasks are never trained on.
-        masked_twin: also run the agent with its rewards hidden.
-        nulls: also run the null controllers.
-        null_steps: steps of a null controller's lifetime (None: as the agent's). Null controllers
-            do not change, so fewer steps cost precision only.
-    """
-
-    environment: str = "gla/RandomLinear-v0"
-    lifetimes: int = 32
-    steps: int = 400
-    seed: int = 0
-    split: Split = "test"
-    masked_twin: bool = True
-    nulls: bool = True
-    null_steps: int | None = None
-
-    def __post_init__(self):
-        for name in ("lifetimes", "steps"):
-            if getattr(self, name) < 1:
-                raise GlaError(f"meta-test {name} is {getattr(self, name)}", "a number >= 1")
-        if self.null_steps is not None and self.null_steps < 1:
-            raise GlaError(f"null_steps is {self.null_steps}", "a number >= 1")
-        if not 0 <= self.seed < 2**31:
-            raise GlaError(f"seed is {self.seed}", "a whole number from 0 to 2^31 - 1")
-
-
-class Lens(NamedTuple):
-    """How each of N lifetimes is shown: stacked normalisations and projections."""
-
-    statistics: Statistics
-    projection: proj.Projection
 
 
 class Trace(NamedTuple):
@@ -86,144 +62,21 @@ class Trace(NamedTuple):
     done: np.ndarray
 
 
-def act_through(
-    act: Callable[..., tuple[Any, jax.Array]],
-    lens: Lens | None,
-    visible: jax.Array | float,
-    state: Any,
-    seen: tuple[Any, Any, Any, Any],
-    key: jax.Array,
-) -> tuple[Any, jax.Array]:
-    """Show one step of N tasks to an agent through its lens and bring its actions back.
-
-    Args:
-        act: the agent's `act`.
-        lens: normalisation and projection, or None to show the task as it is.
-        visible: 1 to show rewards, 0 to hide them.
-        state: the agent's state.
-        seen: raw (observation f32[N, n], reward f32[N], terminated bool[N], truncated bool[N]).
-        key: random key.
-
-    Returns:
-        The agent's new state and task-space actions, f32[N, k] or i32[N].
-    """
-    observation, reward, terminated, truncated = seen
-    if lens is not None:
-        observation = normalize_observation(lens.statistics, observation)
-        observation = jax.vmap(proj.project_observation)(lens.projection, observation)
-        reward = normalize_reward(lens.statistics, reward)
-    state, action = act(state, observation, reward * visible, terminated, truncated, key)
-    if lens is not None:
-        action = jax.vmap(proj.lower_action)(lens.projection, action)
-    return state, action
-
-
 # The state is given up at each step, so that a model's cache is written in place, not copied.
 _jitted_act_through = jax.jit(act_through, static_argnums=0, donate_argnums=3)
-
-
-class FunctionalWorld:
-    """N lifetimes on a functional environment.
-
-    Args:
-        env: the bare environment.
-        config: number of lifetimes, seed and split.
-    """
-
-    def __init__(self, env: Environment, config: MetaTestConfig):
-        self.bare, self.name, self.rows = env, env.name, config.lifetimes
-        self.env = Autoreset(TimeLimit(env))
-        self.observation_space, self.action_space = env.observation_space, env.action_space
-        self.keys = jax.vmap(lambda i: run_keys(task_key(config.split, config.seed, i)))(
-            jnp.arange(self.rows)
-        )
-        self.params = jax.jit(jax.vmap(env.sample_params))(self.keys.task)
-        self._reset = jax.jit(
-            lambda: jax.vmap(lambda k, p: self.env.reset(step_key(k, -1, 0), p))(
-                self.keys.environment, self.params
-            )
-        )
-        self._step = jax.jit(functools.partial(_env_step, self.env))
-
-    def statistics(self, window: int) -> Statistics:
-        """Measure every task by a window of random actions."""
-        measure = Normalized(self.bare, window).measure
-        return jax.jit(jax.vmap(measure))(self.keys.window, self.params).statistics
-
-    def reset(self) -> np.ndarray:
-        """Start every lifetime: f32[N, n]."""
-        self._state, observation = self._reset()
-        self._number = 0
-        return np.asarray(observation)
-
-    def step(self, action: Any) -> tuple[np.ndarray, ...]:
-        """Advance every lifetime: (observation, reward, terminated, truncated)."""
-        self._state, ts = self._step(
-            self._number, self._state, jnp.asarray(action), self.params, self.keys.environment
-        )
-        self._number += 1
-        parts = (ts.observation, ts.reward, ts.terminated, ts.truncated)
-        return tuple(np.asarray(part) for part in parts)
-
-    def close(self):
-        """Nothing to give back."""
-
-
-def _env_step(env: Environment, number, state, action, params, environment_keys):
-    keys = jax.vmap(lambda k: step_key(k, number, 0))(environment_keys)
-    return jax.vmap(env.step)(keys, state, action, params)
-
-
-class HostWorld:
-    """N lifetimes on copies of a host simulator.
-
-    Args:
-        id: environment id.
-        config: number of lifetimes, seed and split.
-        **settings: of the simulator.
-    """
-
-    def __init__(self, id: str, config: MetaTestConfig, **settings: Any):
-        self.name, self.rows = id, config.lifetimes
-        tasks = [task_key(config.split, config.seed, i) for i in range(self.rows)]
-        self.env = registry.make_host(id, config.lifetimes, task_keys=tasks, **settings)
-        self.observation_space = self.env.single_observation_space
-        self.action_space = self.env.single_action_space
-        # Seeds of different splits are far apart, as the keys of tasks are.
-        draw = jax.random.randint(task_key(config.split, config.seed), (), 0, 2**30)
-        self.seed = int(draw)
-
-    def statistics(self, window: int) -> Statistics:
-        """Measure every copy by a window of random actions."""
-        return HostNormalized(self.env, window, self.seed).statistics
-
-    def reset(self) -> np.ndarray:
-        """Start every lifetime: f32[N, n]."""
-        observation, _ = self.env.reset(seed=self.seed + 1)
-        return observation
-
-    def step(self, action: Any) -> tuple[np.ndarray, ...]:
-        """Advance every lifetime: (observation, reward, terminated, truncated)."""
-        return self.env.step(np.asarray(action))[:4]
-
-    def close(self):
-        """Close the simulators."""
-        self.env.close()
-
-
-World = FunctionalWorld | HostWorld
+_keys_at = jax.jit(jax.vmap(jax.random.fold_in, (0, None)))
 
 
 # The carry is given up, so that a model's cache is there once and written in place.
 @functools.partial(jax.jit, static_argnames=("act", "env", "length"), donate_argnames="carry")
-def _scan(carry, start, params, keys, lens, visible, agent_key, *, act, env, length):
+def _scan(carry, start, params, keys, lens, visible, act_keys, *, act, env, length):
     """Run `length` steps: the carry, and rewards, ends and soundness, each [length, N]."""
 
     def one(carry, number):
         env_state, seen, agent_state = carry
-        key = jax.random.fold_in(agent_key, number)
-        agent_state, action = act_through(act, lens, visible, agent_state, seen, key)
-        env_state, ts = _env_step(env, number, env_state, action, params, keys)
+        drawn = _keys_at(act_keys, number)
+        agent_state, action = act_through(act, lens, visible, agent_state, seen, drawn)
+        env_state, ts = step_all(env, number, env_state, action, params, keys)
         sound = jnp.isfinite(ts.reward) & jnp.all(jnp.isfinite(ts.observation), -1)
         if jnp.issubdtype(action.dtype, jnp.floating):
             sound &= jnp.all(jnp.isfinite(action), -1)
@@ -239,11 +92,38 @@ def _first_sight(observation: Any) -> tuple[Any, Any, Any, Any]:
     return jnp.asarray(observation), jnp.zeros(rows), nothing, nothing
 
 
-def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, state, tick) -> Trace:
-    seen = _first_sight(world.reset())
-    _, action = jax.eval_shape(
-        functools.partial(act_through, agent.act), lens, visible, state, seen, key
-    )
+@contextlib.contextmanager
+def _blame(agent: Agent, world: World, when: Callable[[], str]) -> Iterator[None]:
+    """Say in one line which agent failed, where and when, whatever it raised."""
+    try:
+        yield
+    except GlaError as error:
+        where = f"{agent.name!r} on {world.name}"
+        raise GlaError(f"{where}, {when()}: {error.what}", error.expected, error.mend) from error
+    except Exception as error:
+        said = next(iter(str(error).strip().splitlines()), "")
+        what = f"{agent.name!r} on {world.name}, {when()}, raised {type(error).__name__}"
+        raise GlaError(f"{what}: {said} ({_place(error)})") from error
+
+
+def _place(error: BaseException) -> str:
+    """Return the file and line that raised, the last one that is in no installed package."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f for f in frames if "site-packages" not in f.filename and not f.filename.startswith("<")
+    ]
+    frame = (own or frames)[-1]
+    return f"{os.path.basename(frame.filename)}, line {frame.lineno}"
+
+
+def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, keys, begin, tick) -> Trace:
+    env_state, observation = world.start()
+    seen = _first_sight(observation)
+    state = begin()
+    with _blame(agent, world, lambda: "at its first step"):
+        _, action = jax.eval_shape(
+            functools.partial(act_through, agent.act), lens, visible, state, seen, keys
+        )
     expected = (world.rows, *(world.action_space.shape or ()))
     if action.shape != expected:
         raise GlaError(
@@ -251,8 +131,8 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
             f"shape {expected}",
         )
     # The agent keeps its own weights, and no buffer may be given up twice.
-    carry = jax.tree.map(jnp.copy, (world._state, seen, state))
-    del seen, state  # a memory of thousands of lifetimes is not to be there twice
+    carry = jax.tree.map(jnp.copy, (env_state, seen, state))
+    del env_state, seen, state  # a memory of thousands of lifetimes is not to be there twice
     rewards, ends, start = [], [], 0
     while start < steps:
         length = min(CHUNK, steps - start)
@@ -263,17 +143,17 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
             world.keys.environment,
             lens,
             visible,
-            key,
+            keys,
             act=agent.act,
             env=world.env,
             length=length,
         )
-        sound = np.asarray(sound)
-        if not sound.all():
-            step, row = np.argwhere(~sound)[0]
+        bad = np.argwhere(~np.asarray(sound))
+        if len(bad):
+            step, row = bad[0]
             raise GlaError(
                 f"{world.name} met a value that is not finite at step {start + step} of lifetime "
-                f"{row} under {agent.name!r}",
+                f"{world.numbers[row]} under {agent.name!r}",
                 "finite observations, rewards and actions",
                 "bound the environment or the agent's actions",
             )
@@ -284,68 +164,33 @@ def _run_compiled(world: FunctionalWorld, agent, lens, visible, steps, key, stat
     return Trace(np.concatenate(rewards), np.concatenate(ends))
 
 
-def _run_loop(world: World, agent, lens, visible, steps, key, state, tick) -> Trace:
+def _run_loop(world: World, agent, lens, visible, steps, keys, begin, tick) -> Trace:
     act: Callable[..., tuple[Any, jax.Array]] = act_through
+    state = begin()
     if agent.jittable:
         act = _jitted_act_through
         state = jax.tree.map(jnp.copy, state)  # the agent keeps its own weights
-    actions = gymnasium.vector.utils.batch_space(world.action_space, world.rows)
-    seen: tuple[Any, ...] = _first_sight(world.reset())
     rewards, ends = [], []
-    for number in range(steps):
-        state, action = act(
-            agent.act, lens, visible, state, tuple(seen), jax.random.fold_in(key, number)
-        )
-        seen = world.step(check_action(world.name, actions, action, number))
-        check_finite(world.name, number, seen[0], seen[1])
-        # Strong float32, so that the compiled step sees one type from the first call on.
-        seen = (seen[0], np.asarray(seen[1], np.float32), seen[2], seen[3])
-        rewards.append(seen[1])
-        ends.append(seen[2] | seen[3])
-        tick(1)
+    try:
+        actions = gymnasium.vector.utils.batch_space(world.action_space, world.rows)
+        seen: tuple[Any, ...] = _first_sight(world.reset())
+        for number in range(steps):
+            drawn = _keys_at(keys, number)
+            with _blame(agent, world, functools.partial("at step {}".format, number)):
+                state, chosen = act(agent.act, lens, visible, state, seen, drawn)
+                action = check_action(world.name, actions, chosen, number)
+            shown = world.step(np.asarray(action))
+            check_finite(world.name, number, shown[0], shown[1])
+            # Strong float32, so that the compiled step sees one type from the first call on.
+            seen = (shown[0], np.asarray(shown[1], np.float32), shown[2], shown[3])
+            rewards.append(seen[1])
+            ends.append(shown[2] | shown[3])
+            tick(1)
+    finally:
+        close = getattr(agent, "close", None)
+        if close is not None:
+            close(state)
     return Trace(np.stack(rewards), np.stack(ends))
-
-
-def make_world(config: MetaTestConfig, **settings: Any) -> World:
-    """Build the lifetimes of a meta-test on an environment of either kind.
-
-    Args:
-        config: on what, and how many.
-        **settings: of the environment's factory.
-
-    Raises:
-        GlaError: if the id is unknown or projected, or a setting does not fit.
-    """
-    spec = registry.find(config.environment)
-    if spec.projected:
-        raise GlaError(
-            f"{config.environment} is already projected",
-            "a plain id",
-            "agents that live in agent space are given projections of their own",
-        )
-    if spec.kind == "functional":
-        return FunctionalWorld(registry.make_functional(spec.id, **settings), config)
-    return HostWorld(spec.id, config, **settings)
-
-
-def make_lens(world: World, view: View, config: MetaTestConfig) -> Lens:
-    """Measure every task and draw a projection for every lifetime.
-
-    Raises:
-        GlaError: if the task does not fit into the agent's space.
-    """
-    projected_spaces(world.bare if isinstance(world, FunctionalWorld) else world.env,
-                     view.projection, world.name)  # fmt: skip
-
-    def draw(index):
-        key = run_keys(task_key(config.split, config.seed, index)).agent
-        space = world.bare if isinstance(world, FunctionalWorld) else world.env
-        return proj.sample(
-            jax.random.fold_in(key, 0), view.projection, observation_size(space), action_size(space)
-        )
-
-    projection = jax.vmap(draw)(jnp.arange(world.rows))
-    return Lens(jax.tree.map(jnp.asarray, world.statistics(view.window)), projection)
 
 
 def run_agent(
@@ -372,21 +217,20 @@ def run_agent(
         GlaError: a value that is not finite, or an action that the environment does not take.
     """
     steps = steps or config.steps
-    key = jax.random.fold_in(task_key(config.split, config.seed), 2**31 - 1)
     spaces: tuple[gymnasium.Space, gymnasium.Space]
     if lens is None or agent.view is None:
         spaces = world.observation_space, world.action_space
     else:
-        env = world.bare if isinstance(world, FunctionalWorld) else world.env
-        spaces = projected_spaces(env, agent.view.projection, world.name)
+        spaces = projected_spaces(world.plain, agent.view.projection, world.name)
     visible = jnp.float32(0.0 if masked else 1.0)
     compiled = agent.jittable and isinstance(world, FunctionalWorld)
     how: Callable[..., Trace] = _run_compiled if compiled else _run_loop
-    # No name for the first state here: how it is run decides how long it lives.
-    return how(
-        world, agent, lens, visible, steps, jax.random.fold_in(key, 1),
-        agent.init(jax.random.fold_in(key, 0), world.rows, *spaces), tick,
-    )  # fmt: skip
+
+    def begin() -> Any:  # how it is run decides how long the first state lives
+        with _blame(agent, world, lambda: "before its first step"):
+            return agent.init(agent_keys(config, "init"), world.rows, *spaces)
+
+    return how(world, agent, lens, visible, steps, agent_keys(config, "act"), begin, tick)
 
 
 def lifetimes_of(trace: Trace) -> tuple[Lifetime, ...]:
@@ -401,66 +245,180 @@ def lifetimes_of(trace: Trace) -> tuple[Lifetime, ...]:
         if not unfinished:
             last = trace.reward[bounds[-2] : bounds[-1], row].astype(np.float64).sum()
             totals[-1] = last  # reduceat runs its last sum to the end of the trace
-        result.append(Lifetime(tuple(totals.tolist()), tuple(np.diff(bounds).tolist()), unfinished))
+        # Nine digits tell any two float32 apart, and more would double the size of a file.
+        returns = [float(f"{total:.9g}") for total in totals]
+        result.append(Lifetime(tuple(returns), tuple(np.diff(bounds).tolist()), unfinished))
     return tuple(result)
 
 
+class Stopwatch:
+    """Times the steps of a run: how long all took, and how long one takes once compiled."""
+
+    def __init__(self, tick: Callable[[int], object]):
+        self._tick, self._began = tick, time.monotonic()
+        self._last, self._parts = self._began, list[float]()
+
+    def __call__(self, steps: int) -> None:
+        """Note that some more steps are done."""
+        now = time.monotonic()
+        self._parts.append((now - self._last) / steps)
+        self._last = now
+        self._tick(steps)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since it was made."""
+        return time.monotonic() - self._began
+
+    @property
+    def step_seconds(self) -> float:
+        """Median seconds of a step, without the first part, in which programs are compiled."""
+        return float(np.median(self._parts[1:] or self._parts))
+
+
+class _Run(NamedTuple):
+    """One row of a results file that is to be made."""
+
+    name: str
+    kind: Kind
+    agent: Agent
+    masked: bool
+    steps: int
+
+
+def _runs(agent: Agent | None, config: MetaTestConfig, action_space: gymnasium.Space) -> list[_Run]:
+    runs = []
+    if agent is not None:
+        runs.append(_Run(agent.name, "agent", agent, False, config.steps))
+    if agent is not None and config.masked_twin:
+        runs.append(_Run(f"{agent.name} (rewards masked)", "masked", agent, True, config.steps))
+    if config.nulls:
+        steps = min(config.null_steps or config.steps, config.steps)
+        runs += [_Run(n.name, "null", n, False, steps) for n in null_controllers(action_space)]
+    return runs
+
+
+def _batches(config: MetaTestConfig, batch: int | None) -> list[MetaTestConfig]:
+    """Cut the lifetimes of a test into tests of at most `batch` lifetimes."""
+    size = batch or config.lifetimes
+    stop = config.first + config.lifetimes
+    return [
+        dataclasses.replace(config, first=first, lifetimes=min(size, stop - first))
+        for first in range(config.first, stop, size)
+    ]
+
+
 def meta_test(
-    agent: Agent,
+    agent: Agent | None,
     config: MetaTestConfig,
     training_sources: tuple[str, ...] = (),
     details: dict[str, Any] | None = None,
     progress: bool = True,
+    batch: int | None = None,
+    suite: str = "",
+    tick: Callable[[float, str], object] = lambda share, name: None,
 ) -> Results:
     """Test an agent, its reward-masked twin and the null controllers on one environment.
 
+    Where tasks can be solved exactly and no expert is stored, the oracle is run beside the null
+    controllers.
+
     Args:
-        agent: any `Agent`.
+        agent: any `Agent`; None runs the null controllers alone.
         config: on what and for how long.
         training_sources: environment ids that the agent was meta-trained on, for the record.
         details: more about the agent (its checkpoint, say), for the record.
         progress: show a progress bar.
+        batch: lifetimes that run at once (None: all of them). It changes memory and speed; what
+            happens in a lifetime it changes at most by the rounding of sums.
+        suite: name of the suite that the test belongs to, for the record.
+        tick: called with the share of all steps that was done since the last call, and by whom.
 
     Raises:
         GlaError: see `make_world`, `make_lens` and `run_agent`.
     """
-    spec = registry.find(config.environment)
-    world = make_world(config)
-    lens = None if agent.view is None else make_lens(world, agent.view, config)
-    nulls = null_controllers(world.action_space) if config.nulls else []
-    null_steps = min(config.null_steps or config.steps, config.steps)
-    total = config.steps * (2 if config.masked_twin else 1) + null_steps * len(nulls)
-    results = []
-    with Progress(f"meta-test on {spec.id}", total * world.rows, "steps", enabled=progress) as bar:
+    if batch is not None and batch < 1:
+        raise GlaError(f"batch is {batch}", "a number >= 1, or none for all lifetimes at once")
+    named = registry.resolve(config.environment)
+    batches = _batches(config, batch)
+    parts: dict[str, list[AgentResult]] = {}
+    world = make_world(batches[0])
+    try:
+        runs = _runs(agent, config, world.action_space)
+        total = config.lifetimes * sum(run.steps for run in runs)
+        with Progress(f"meta-test on {named.id}", total, "steps", enabled=progress) as bar:
+            for own in batches:
+                if own is not batches[0]:
+                    world.close()
+                    world = make_world(own)
+                lens = make_lens(world, agent.view, own) if agent and agent.view else None
+                for run in runs:
 
-        def run(name, kind, agent, lens, masked, steps):
-            began = time.monotonic()
-            trace = run_agent(
-                agent, world, config, lens, masked, steps,
-                tick=lambda n: bar.advance(n * world.rows, name),
-            )  # fmt: skip
-            seconds = time.monotonic() - began
-            results.append(AgentResult(name, kind, lifetimes_of(trace), seconds))
+                    def advance(steps: int, name: str = run.name, rows: int = own.lifetimes):
+                        bar.advance(steps * rows, name)
+                        tick(steps * rows / total, name)
 
-        try:
-            run(agent.name, "agent", agent, lens, False, config.steps)
-            if config.masked_twin:
-                name = f"{agent.name} (rewards masked)"
-                run(name, "masked", agent, lens, True, config.steps)
-            for null in nulls:
-                run(null.name, "null", null, None, False, null_steps)
-        finally:
-            world.close()
-    view = None if agent.view is None else dataclasses.asdict(agent.view)
+                    part = _timed(run, world, own, lens, advance)
+                    parts.setdefault(run.name, []).append(part)
+                references = registry.references(config.environment)
+                if config.nulls and "expert" not in references and has_oracle(world):
+                    began = time.monotonic()
+                    lives = solve(world, own.steps)
+                    part = AgentResult("oracle", "expert", lives, time.monotonic() - began)
+                    parts.setdefault(part.name, []).append(part)
+    finally:
+        world.close()
+    view = dataclasses.asdict(agent.view) if agent and agent.view else None
     return Results(
-        environment=spec.id,
+        environment=named.id,
         split=config.split,
         seed=config.seed,
         steps=config.steps,
         lifetimes=config.lifetimes,
-        agents=tuple(results),
-        references=registry.references(spec.id),
-        config={"meta_test": dataclasses.asdict(config), "view": view, **(details or {})},
+        agents=tuple(_joined(found) for found in parts.values()),
+        references=registry.references(config.environment),
+        config={
+            "meta_test": dataclasses.asdict(config),
+            "view": view,
+            "batch": batch or config.lifetimes,
+            **(details or {}),
+        },
         packages=package_versions(),
         training_sources=training_sources,
+        suite=suite,
+    )
+
+
+def _timed(
+    run: _Run,
+    world: World,
+    config: MetaTestConfig,
+    lens: Lens | None,
+    tick: Callable[[int], object],
+) -> AgentResult:
+    watch = Stopwatch(tick)
+    shown = None if run.kind == "null" else lens
+    trace = run_agent(run.agent, world, config, shown, run.masked, run.steps, watch)
+    lives = lifetimes_of(trace)
+    return AgentResult(run.name, run.kind, lives, watch.seconds, watch.step_seconds)
+
+
+def has_oracle(world: World) -> bool:
+    """Return whether the tasks of a world can be solved exactly."""
+    return isinstance(world, FunctionalWorld) and world.plain.has_oracle
+
+
+def solve(world: World, steps: int) -> tuple[Lifetime, ...]:
+    """Play the tasks of a world that has an oracle (`has_oracle`) with full knowledge of each."""
+    assert isinstance(world, FunctionalWorld)
+    return lifetimes_of(Trace(*(np.asarray(part) for part in world.solve(steps))))
+
+
+def _joined(parts: list[AgentResult]) -> AgentResult:
+    """Return the batches of one agent as one."""
+    return dataclasses.replace(
+        parts[0],
+        lifetimes=tuple(life for part in parts for life in part.lifetimes),
+        seconds=sum(part.seconds for part in parts),
+        step_seconds=float(np.median([part.step_seconds for part in parts])),
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from gla.envs.base import Environment, Params, State, Timestep, timestep
+from gla.envs.gymnax_drawing import DRAWINGS
 from gla.errors import GlaError, near_matches
 
 # gymnax writes "unbounded" as the largest float32; anything near it means infinity.
@@ -58,8 +59,8 @@ class GymnaxEnvironment(Environment):
       of PointRobot-misc and MetaMaze-misc (hidden); the arms of the bandits. An episode of
       SimpleBandit-bsuite is a single pull, so nothing about its arms can be learned.
       FourRooms-misc and DeepSea-bsuite keep one goal and one action map by default.
-    - Pictures are gymnax's own, drawn with Matplotlib: of Catch, FourRooms, MetaMaze, PointRobot
-      and Pong. The others have none (for classic control gymnax needs pygame).
+    - Classic control, Reacher, PointRobot and Swimmer are drawn by `gla.envs.gymnax_drawing`;
+      Catch, FourRooms, MetaMaze and Pong by gymnax with Matplotlib. The others have no pictures.
 
     Args:
         name: a gymnax id such as `Pendulum-v1`.
@@ -83,7 +84,8 @@ class GymnaxEnvironment(Environment):
         self.name = name
         self.simulator, defaults = gymnax.make(name, **kwargs)
         self._defaults = defaults
-        self.can_render = hasattr(self.simulator, "render")
+        self._draw = DRAWINGS.get(name)
+        self.can_render = self._draw is not None or hasattr(self.simulator, "render")
         self._state_dtypes: Any = None  # of a state that was stepped; found at the first reset
         self.horizon = int(defaults.max_steps_in_episode)
         observations = self.simulator.observation_space(defaults)
@@ -151,13 +153,15 @@ class GymnaxEnvironment(Environment):
         )
 
     def render(self, state: State, params: Params) -> np.ndarray:
-        """Draw with gymnax and Matplotlib, without a display: uint8[256, 256, 3].
+        """Draw without a display: uint8[256, 256, 3].
 
         Raises:
-            GlaError: if gymnax has no pictures of this environment.
+            GlaError: if there are no pictures of this environment.
         """
         if not self.can_render:
             return super().render(state, params)
+        if self._draw is not None:
+            return self._draw(state, params)
         import matplotlib.pyplot as plt
         from matplotlib.backends.backend_agg import FigureCanvasAgg
 

@@ -7,13 +7,16 @@ Gymnasium 1.x ignores plugins found through package entry points; `import gla` c
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
+import inspect
 import json
-from collections.abc import Sequence
+import typing
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gla.envs.table import NAMESPACE, PROJECTED, TABLE, VERSION, EnvironmentSpec
 from gla.errors import GlaError, near_matches
@@ -58,6 +61,58 @@ def find(id: str) -> EnvironmentSpec:
         f"no environment is called {id!r}{hint}",
         "one of the ids that `gla envs list` shows, or its -Projected-v0 form",
     )
+
+
+def split_options(id: str) -> tuple[str, dict[str, Any]]:
+    """Split an id with options, such as `gla/SupervisedBandit-v0?dataset=mnist&part=test`.
+
+    One string then says all about an environment, in a results file as in a suite.
+
+    Returns:
+        The id alone, and the keyword arguments of its factory. Values are read as JSON where they
+        can be and are strings elsewhere.
+
+    Raises:
+        GlaError: if an option is no `name=value`, or is there twice.
+    """
+    plain, mark, rest = str(id).partition("?")
+    options: dict[str, Any] = {}
+    for word in rest.split("&") if mark else ():
+        name, equals, value = word.partition("=")
+        if not (equals and name.isidentifier()) or name in options:
+            raise GlaError(
+                f"{id!r} has the option {word!r}", "options once each, as ?name=value&name=value"
+            )
+        try:
+            options[name] = json.loads(value)
+        except ValueError:
+            options[name] = value
+    return plain, options
+
+
+class Named(NamedTuple):
+    """What an id with options names.
+
+    Attributes:
+        spec: the table's row.
+        options: keyword arguments of its factory; empty without options.
+        id: as tables have it: the plain id, and the options as they were given.
+    """
+
+    spec: EnvironmentSpec
+    options: dict[str, Any]
+    id: str
+
+
+def resolve(id: str) -> Named:
+    """Look up an id with or without options (`split_options`).
+
+    Raises:
+        GlaError: if there is none of that id, or an option is malformed.
+    """
+    plain, options = split_options(id)
+    spec = find(plain)
+    return Named(spec, options, spec.id + str(id)[len(plain) :])
 
 
 def load(path: str) -> Any:
@@ -115,10 +170,43 @@ def projection_config(
     )
 
 
+def _into_config(
+    spec: EnvironmentSpec, factory: Any, settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a factory, fields of its config's dataclass gathered in it."""
+    if not settings:
+        return {}
+    parameters = inspect.signature(factory).parameters
+    kind: Any = None
+    if "config" in parameters:
+        hints = typing.get_type_hints(factory.__init__ if inspect.isclass(factory) else factory)
+        kinds = typing.get_args(hints["config"]) or (hints["config"],)
+        kind = next((one for one in kinds if dataclasses.is_dataclass(one)), None)
+    if kind is None:
+        return dict(settings)
+    names = {field.name for field in dataclasses.fields(kind)}
+    unknown = [name for name in settings if name not in {*names, *parameters}]
+    if unknown:
+        raise GlaError(
+            f"{spec.id} has no setting {unknown[0]!r}{near_matches(unknown[0], names)}",
+            ", ".join(sorted(names)),
+        )
+    # JSON has lists where ranges are tuples.
+    inside = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in settings.items()
+        if name in names - set(parameters)
+    }
+    rest = {name: value for name, value in settings.items() if name not in inside}
+    if inside:
+        rest["config"] = dataclasses.replace(rest.get("config") or kind(), **inside)
+    return rest
+
+
 def _build(spec: EnvironmentSpec, kwargs: dict[str, Any]) -> Any:
     factory = load(spec.factory)
     try:
-        return factory(*spec.arguments, **kwargs)
+        return factory(*spec.arguments, **_into_config(spec, factory, kwargs))
     except TypeError as error:
         if "argument" not in str(error):
             raise
@@ -144,7 +232,8 @@ def make_functional(id: str, augmentations: Sequence[Any] = (), **kwargs: Any) -
         id: an id of a functional environment.
         augmentations: of `gla.envs.augmentations`, applied from the first to the last, inside the
             projection of a projected id.
-        **kwargs: settings of the factory (such as `config`); a projected id also takes
+        **kwargs: settings of the factory, fields of its `config` by their own names; a projected
+            id also takes
             `projection_seed=0` (None: a projection of its own for every sampled task),
             `observation_dim`, `action_dim` (see `projection_config`) and `kind="gaussian"`.
 
@@ -274,14 +363,18 @@ def references(id: str) -> dict[str, Any]:
 
     Args:
         id: any form that `find` takes; a projected id without an entry of its own gives that of
-            the plain environment, whose returns mean the same.
+            the plain environment, whose returns mean the same. With options (`split_options`) it
+            is another task, of which nothing is stored.
 
     Returns:
         A dict with the entries `null` ({"controller": str, "return": float, ...}), `expert`
         ({"return": float, "provenance": str, ...}) and `expert_beats_null` (bool, whether their
         95% intervals say so).
     """
-    spec, table = find(id), _all_references()
+    plain, options = split_options(id)
+    spec, table = find(plain), _all_references()
+    if options:
+        return {}
     return dict(table.get(spec.full_id) or table.get(spec.id) or {})
 
 

@@ -349,7 +349,7 @@ _GYMNAX = (
         100,
         "find a goal on a half circle, hidden and new in every episode",
     ),
-    _gymnax("SwimmerMisc", "Swimmer-misc", "continuous", 500, "swim forward with a chain of links"),
+    _gymnax("SwimmerMisc", "Swimmer-misc", "continuous", 500, "swim to a goal past sea urchins"),
     _gymnax("FourRooms", "FourRooms-misc", "discrete", 500, "walk through four rooms to a goal"),
     _gymnax("MetaMaze", "MetaMaze-misc", "discrete", 200, "find a hidden reward in a maze"),
     _gymnax("Pong", "Pong-misc", "discrete", 1000, "play Pong from pixels"),

@@ -1,7 +1,8 @@
 """Checkpoint folders: Orbax checkpoints beside a plain description.
 
 `checkpoints/` holds the last two training states, `best/` the parameters of the best validation,
-`config.json` what was trained on what, `finished.json` why training ended.
+`config.json` what was trained on what, `finished.json` why training ended. An exported agent
+(`gla.pretrained`) has `weights.npz` beside `config.json` and nothing else.
 """
 
 from __future__ import annotations
@@ -12,23 +13,30 @@ import json
 import logging
 import os
 import shutil
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from gla.errors import GlaError
 from gla.files import os_errors, write_json
 
 SCHEMA = "gla-checkpoint"
 VERSION = 2
+DESCRIPTION = "config.json"
+# Of a folder that `gla.pretrained.export` wrote: the weights that act, and nothing else.
+WEIGHTS = "weights.npz"
 
 Which = Literal["latest", "best"]
 _FOLDERS = {"latest": "checkpoints", "best": "best"}
-# Settings of the machine and of what is shown, which do not change what is learned.
-_FREE = ("mesh", "tensorboard", "folder")
+# Settings of the machine and of what is shown, which do not change what is learned, and paths: what
+# lies there is described and compared instead.
+_FREE = ("mesh", "tensorboard", "folder", "histories", "initial")
 
 
 def prepare(
@@ -49,7 +57,7 @@ def prepare(
     Raises:
         GlaError: if something else is there.
     """
-    file = folder / "config.json"
+    file = folder / DESCRIPTION
     content = {"schema": SCHEMA, "version": VERSION, **json.loads(json.dumps(description))}
     occupied = folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
     if fresh and occupied:
@@ -59,7 +67,12 @@ def prepare(
         occupied = False
     if occupied:
         old = describe(folder)
-        for part in ("training", "interface", "sources", "histories", "validation"):
+        if "exported" in old:
+            raise GlaError(
+                f"{folder} holds the weights of a finished agent and nothing to go on with",
+                mend="begin from them with --initial, in another folder",
+            )
+        for part in ("training", "interface", "sources", "histories", "validation", "began"):
             theirs, ours = old.get(part), content.get(part)
             if part == "training":
                 theirs = _filled(theirs, training_defaults)
@@ -75,10 +88,10 @@ def prepare(
 
 
 def _without_paths(part: Any) -> Any:
-    """Leave out where the histories lie; what they are is compared instead."""
+    """Leave out what may differ."""
     if not isinstance(part, dict):
         return part
-    return {k: _without_paths(v) for k, v in part.items() if k != "histories" and k not in _FREE}
+    return {k: _without_paths(v) for k, v in part.items() if k not in _FREE}
 
 
 def _filled(part: Any, defaults: Any) -> Any:
@@ -103,7 +116,7 @@ def _difference(old: Any, new: Any, name: str) -> str:
 
 def _read(folder: str | os.PathLike) -> dict[str, Any]:
     """Return the description of a checkpoint folder of any version."""
-    file = Path(folder).absolute() / "config.json"
+    file = Path(folder).absolute() / DESCRIPTION
     if not file.exists():
         raise GlaError(
             f"{Path(folder).absolute()} is not a checkpoint folder (it has no config.json)",
@@ -290,6 +303,8 @@ def save(folder: Path, step: int, state: Any):
 
 def steps_of(folder: Path, which: Which = "latest") -> list[int]:
     """Return the steps of the checkpoints that there are, the newest first."""
+    if (folder / WEIGHTS).is_file():
+        return [describe(folder)["exported"]["step"]]
     name = _FOLDERS[which]
     if not (folder / name).exists():
         return []
@@ -363,12 +378,52 @@ def restore(folder: Path, like: Any, which: Which = "latest", default: Any = Non
             ) from None
 
 
+def restore_acting(folder: Path, like: Any, which: Which = "latest") -> Any:
+    """Restore the parameters to act with: of a training, or of an exported agent.
+
+    Args:
+        folder: checkpoint folder, absolute.
+        like: the structure of a training state, as `restore` takes it.
+        which: `latest` or `best`; an exported folder holds only what it was exported with.
+
+    Raises:
+        GlaError: as `restore`, and if an exported folder is asked for other weights.
+    """
+    if (folder / WEIGHTS).is_file():
+        return _read_weights(folder, like.params, which)
+    if which == "best":
+        return restore(folder, like.params, "best")
+    return restore(folder, like, which).acting
+
+
+def _read_weights(folder: Path, like: Any, which: Which) -> Any:
+    """Read exported weights, as float32."""
+    kept = describe(folder)["exported"]["which"]
+    if which == "best" and kept != "best":
+        raise GlaError(
+            f"{folder} holds the {kept} weights of its training and no others",
+            mend="leave --which out",
+        )
+    file = folder / WEIGHTS
+    try:
+        with np.load(file) as archive:
+            arrays = {name: jnp.asarray(archive[name], jnp.float32) for name in archive.files}
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise GlaError(
+            f"{file} cannot be read ({str(error).splitlines()[0]})", "weights that gla exported"
+        ) from None
+    _check_fit(arrays, like, folder)
+    return jax.tree_util.tree_map_with_path(lambda path, _: arrays[plain_path(path)], like)
+
+
 def _check_fit(found: Any, template: Any, folder: Path):
     """Compare shapes leaf by leaf, for a message that names the first that differs."""
 
     def named(tree: Any) -> dict[str, tuple[int, ...]]:
         leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-        return {_plain(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+        return {
+            plain_path(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")
+        }
 
     theirs, ours = named(getattr(found, "tree", found)), named(template)
     if not theirs:
@@ -383,7 +438,7 @@ def _check_fit(found: Any, template: Any, folder: Path):
             )
 
 
-def _plain(path: Any) -> str:
+def plain_path(path: Any) -> str:
     """Join a key path so that attributes, dictionary keys and indices look alike."""
     parts = []
     for entry in path:

@@ -117,6 +117,10 @@ def _collect(arguments: Sequence[str]):
 def _meta_train(arguments: Sequence[str]):
     import tyro
 
+    if arguments and arguments[0] == "rl2":
+        _meta_train_rl2(arguments[1:])
+        return
+
     from gla import parallel
     from gla.presets import PRESETS, preset
     from gla.training import MetaTrainConfig, meta_train
@@ -151,7 +155,8 @@ def _meta_train(arguments: Sequence[str]):
 
         `gla meta-train [PRESET] OUT`, where PRESET is one of {", ".join(PRESETS)}: defaults of
         --sampling and --objective (GLA, Algorithm Distillation, Decision-Pretrained Transformer).
-        These are {name}'s. (A folder of such a name is ./NAME.)
+        These are {name}'s. (A folder of such a name is ./NAME.) `gla meta-train rl2 OUT` needs no
+        histories: a recurrent network learns from rewards across lifetimes.
 
         Args:
             out: checkpoint folder.
@@ -163,15 +168,45 @@ def _meta_train(arguments: Sequence[str]):
     _parse(command, rest, f"meta-train {name}" if rest != list(arguments) else "meta-train")
 
 
-def _meta_test(arguments: Sequence[str]):
+def _meta_train_rl2(arguments: Sequence[str]):
+    import tyro
+
+    from gla.agents.rl2 import rl2_train
+    from gla.agents.rl2_config import RL2Config
+
+    def command(
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
+        config: Annotated[RL2Config, tyro.conf.arg(name="")],
+        minutes: float | None = None,
+        fresh: bool = False,
+    ):
+        """Meta-train a recurrent agent by reinforcement learning across lifetimes (RL^2).
+
+        Duan et al. 2016; Wang et al. 2016. Run it again to go on where it stopped.
+
+        Args:
+            out: checkpoint folder.
+            config: what to train.
+            minutes: stop after this many minutes of training, even if updates are left.
+            fresh: delete the checkpoints in that folder first.
+        """
+        print(f"agent: {rl2_train(config, out, fresh, minutes=minutes)}")
+
+    _parse(command, arguments, "meta-train rl2")
+
+
+def _meta_test(arguments: Sequence[str]) -> int:
     from typing import Literal
+
+    if any(word.partition("=")[0] == "--suite" for word in arguments):
+        return _meta_test_suite(arguments)
 
     import tyro
 
     from gla.agents.gla import parse_ask
     from gla.benchmarks.metatest import meta_test_to_file
     from gla.benchmarks.runner import MetaTestConfig
-    from gla.benchmarks.statistics import judge
+    from gla.benchmarks.statistics import best_null, judge
 
     def command(
         out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
@@ -179,59 +214,169 @@ def _meta_test(arguments: Sequence[str]):
         config: Annotated[MetaTestConfig, tyro.conf.arg(name="")],
         which: Literal["latest", "best"] = "latest",
         ask: tuple[str, ...] = (),
+        batch: int = 0,
         fresh: bool = False,
     ):
         """Test an agent, its reward-masked twin and the null controllers on one environment.
 
+        `gla meta-test OUT --agent AGENT --suite NAME` tests it on all environments of a
+        leaderboard suite; with --help it says how.
+
         Args:
             out: results file to write (JSON); kept if it already holds this very test.
-            agent: checkpoint folder, or module:factory of an agent of your own.
+            agent: checkpoint folder, module:factory of an agent of your own, or another way to
+                name one (docs/agents.md).
             config: on what and for how long.
             which: of a checkpoint folder, the latest weights or those of the best validation.
             ask: for how much improvement, of an agent trained with conditions: gap=32 (updates
                 ahead), return=0.5 (mean normalised reward per step), or both.
+            batch: lifetimes that run at once; 0 is all of them. Fewer need less memory.
             fresh: replace a results file that is there.
         """
         results = meta_test_to_file(
-            agent, config, Path(out), fresh, which=which, ask=parse_ask(ask)
+            agent, config, Path(out), fresh, which=which, ask=parse_ask(ask), batch=batch or None
         )
-        print(judge(results).sentence)
+        if results.of_kind("agent"):
+            print(judge(results).sentence)
+        else:
+            floor = best_null(results)
+            print(f"{results.environment}: the best null controller is {floor.name}.")
 
     _parse(command, arguments, "meta-test")
+    return 0
+
+
+def _meta_test_suite(arguments: Sequence[str]) -> int:
+    from typing import Literal
+
+    import tyro
+
+    from gla.agents.gla import parse_ask
+    from gla.benchmarks import suites
+    from gla.benchmarks.statistics import judge
+    from gla.benchmarks.suite_run import SuiteRunConfig, run_suite
+
+    def command(
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
+        agent: str,
+        suite: str,
+        config: Annotated[SuiteRunConfig, tyro.conf.arg(name="")],
+        which: Literal["latest", "best"] = "latest",
+        ask: tuple[str, ...] = (),
+        fresh: bool = False,
+    ) -> int:
+        read = run_suite(
+            agent, suites.find(suite), out, config, which, parse_ask(ask), fresh
+        )  # fmt: skip
+        for results in read.results.values():
+            if results.of_kind("agent"):
+                print(judge(results).sentence)
+        for environment, why in read.submission.failures.items():
+            print(f"gla: {environment} failed: {why}", file=sys.stderr)
+        for problem in read.problems:
+            print(f"gla: {problem}", file=sys.stderr)
+        print(f"submission: {read.folder} ({len(read.results)} of {len(read.suite.tasks)})")
+        return 0 if read.complete else 1
+
+    command.__doc__ = f"""Test an agent and its reward-masked twin on all environments of a suite.
+
+        Run it again to go on: what is finished stays, what failed is tried again.
+
+        Args:
+            out: folder of the submission.
+            agent: checkpoint folder, module:factory of an agent of your own, or another way to
+                name one (docs/agents.md); `nulls` runs the null controllers alone.
+            suite: one of {", ".join(suites.SUITES)}.
+            config: how; none of it changes what the agent meets.
+            which: of a checkpoint folder, the latest weights or those of the best validation.
+            ask: for how much improvement, of an agent trained with conditions.
+            fresh: delete the submission in that folder first.
+        """
+    return _parse(command, arguments, "meta-test")
 
 
 def _leaderboard(arguments: Sequence[str]) -> int:
     import tyro
 
-    from gla.benchmarks.leaderboard import build
+    paths_type = Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH")]
 
-    if not arguments or arguments[0] != "build":
-        word = arguments[0] if arguments else ""
-        if word in ("-h", "--help"):
-            print("gla leaderboard build RESULTS... [--out FOLDER]: results files -> static site")
-            return 0
-        raise GlaError(
-            f"gla leaderboard knows no {word!r}", "gla leaderboard build RESULTS... --out FOLDER"
-        )
-    problems: list[str] = []
-
-    def command(
-        results: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="RESULTS")],
-        out: str = "leaderboard",
-    ):
-        """Build the leaderboard, a static site, from results files.
+    def build(paths: paths_type, out: str = "leaderboard", baselines: bool = True) -> int:
+        """Build the leaderboard, a static site of one folder.
 
         Args:
-            results: results files of `gla meta-test`.
+            paths: submission folders, folders that hold them, or results files.
             out: folder of the site.
+            baselines: add the submissions that come with this package, of the same suites.
         """
-        problems.extend(build([Path(r) for r in results], Path(out)))
-        print(f"leaderboard: {Path(out).absolute() / 'index.html'}")
+        from gla.benchmarks import leaderboard
 
-    _parse(command, arguments[1:], "leaderboard build")
-    for problem in problems:
-        print(f"gla: left out: {problem}", file=sys.stderr)
-    return 1 if problems else 0
+        problems = leaderboard.build(paths, out, baselines=baselines)
+        print(f"leaderboard: {Path(out).absolute() / 'index.html'}")
+        for problem in problems:
+            print(f"gla: left out: {problem}", file=sys.stderr)
+        return 1 if problems else 0
+
+    def check(paths: paths_type, rerun: int = 0, agent: str | None = None) -> int:
+        """Check submissions as a leaderboard does; status 0 if all are sound and complete.
+
+        Args:
+            paths: submission folders, folders that hold them, or results files.
+            rerun: lifetimes of each environment to run again, to see whether the agent does what
+                was submitted; 0 runs nothing.
+            agent: how the agent is loaded here, if not as its submission says.
+        """
+        from gla.benchmarks import leaderboard, submissions
+
+        found = leaderboard.check(paths)
+        print("\n".join(one.text for one in found))
+        good = all(one.accepted for one in found)
+        for path in paths if rerun else ():
+            from gla.benchmarks.rerun import rerun as run_again
+
+            lines = run_again(submissions.read(path), rerun, agent)
+            print("\n".join(lines) or f"{path}: what was run again is what was submitted")
+            good = good and not lines
+        return 0 if good else 1
+
+    return _pick({"build": build, "check": check}, arguments, "leaderboard")
+
+
+def _figures(arguments: Sequence[str]) -> int:
+    from gla.benchmarks.figures import figures
+
+    return _parse(figures, arguments, "figures")
+
+
+def _watch(arguments: Sequence[str]):
+    from typing import Literal
+
+    import tyro
+
+    from gla.agents.gla import parse_ask
+    from gla.benchmarks.watch import WatchConfig, watch
+
+    def command(
+        agent: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="AGENT")],
+        environment: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ENV")],
+        config: Annotated[WatchConfig, tyro.conf.arg(name="")],
+        out: str = "watch.gif",
+        which: Literal["latest", "best"] = "latest",
+        ask: tuple[str, ...] = (),
+    ):
+        """Film one lifetime of an agent: its first and its last episode side by side.
+
+        Args:
+            agent: checkpoint folder, module:factory of an agent of your own, or another way to
+                name one (docs/agents.md).
+            environment: id of an environment that can be drawn.
+            config: which lifetime, and for how long.
+            out: film to write, .gif or .mp4.
+            which: of a checkpoint folder, the latest weights or those of the best validation.
+            ask: for how much improvement, of an agent trained with conditions.
+        """
+        print(watch(agent, environment, out, config, which, parse_ask(ask)).sentence)
+
+    _parse(command, arguments, "watch")
 
 
 def _envs(arguments: Sequence[str]) -> int:
@@ -522,12 +667,54 @@ def _gpicl(arguments: Sequence[str]) -> int:
     return _pick(COMMANDS, arguments, "gpicl")
 
 
+def _models(arguments: Sequence[str]) -> int:
+    from typing import Literal
+
+    import tyro
+
+    from gla import pretrained
+
+    def listed() -> int:
+        """List the agents that come with gla."""
+        for name in pretrained.names():
+            title = pretrained.card(name).partition("\n")[0].removeprefix(f"# {name}: ")
+            print(f"{name:<24}{title}")
+        return 0
+
+    def show(name: tyro.conf.Positional[str]) -> int:
+        """Show the model card of an agent that comes with gla.
+
+        Args:
+            name: which.
+        """
+        print(pretrained.card(name), end="")
+        return 0
+
+    def export(
+        agent: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="AGENT")],
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
+        which: Literal["latest", "best"] = "latest",
+    ) -> int:
+        """Write what acts of a trained agent into a small folder: weights in half precision.
+
+        Args:
+            agent: checkpoint folder.
+            out: folder to make.
+            which: the latest weights or those of the best validation.
+        """
+        made = pretrained.export(agent, out, which)
+        size = sum(file.stat().st_size for file in made.iterdir()) / 1e6
+        print(f"{made}: {size:.2f} MB; it is an agent like any other: --agent {made}")
+        return 0
+
+    return _pick({"list": listed, "show": show, "export": export}, arguments, "models")
+
+
 def _references(arguments: Sequence[str]):
     import tyro
 
     from gla.agents.backends import use_all_cores
-    from gla.benchmarks import references
-    from gla.benchmarks.suites import suite as ids_of
+    from gla.benchmarks import references, suites
 
     def command(
         ids: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="ID")] = (),
@@ -541,7 +728,7 @@ def _references(arguments: Sequence[str]):
             suite: all ids of a leaderboard suite as well.
             out: references file to update.
         """
-        everything = [*ids, *(ids_of(suite) if suite is not None else ())]
+        everything = [*ids, *(suites.find(suite).environments if suite is not None else ())]
         if not everything:
             raise GlaError("no environment was named", "gla references ID... or --suite NAME")
         use_all_cores()
@@ -595,6 +782,9 @@ _COMMANDS: dict[str, tuple[Callable[[Sequence[str]], int | None], str]] = {
     "meta-train": (_meta_train, "learning histories -> sequence model -> checkpoint"),
     "meta-test": (_meta_test, "an agent x an environment -> lifetimes -> results file"),
     "leaderboard": (_leaderboard, "results files -> a static site"),
+    "figures": (_figures, "the figures of the GLA paper, remade from stored results"),
+    "models": (_models, "agents that come with gla; export one of your own"),
+    "watch": (_watch, "film an agent's first and last episode of a lifetime"),
     "envs": (_envs, "list, show and check the registered environments"),
     "histories": (_histories, "describe, verify, plot, merge, export or import histories"),
     "gpicl": (_gpicl, "supervised learning to learn: train, test, table 1, figures"),

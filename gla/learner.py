@@ -22,8 +22,10 @@ from gla.tokens import Interface
 from gla.training_config import MetaTrainConfig
 
 
-def init_state(config: MetaTrainConfig, interface: Interface) -> TrainState:
-    """Draw initial weights."""
+def init_state(config: MetaTrainConfig, interface: Interface, initial: Any = None) -> TrainState:
+    """Return the state before the first step, with drawn weights or with those of `initial`."""
+    if initial is not None:
+        return begin(jax.tree.map(jnp.copy, initial), config)
     model = make_model(config.model, interface.token_size, interface.outputs)
     return begin(model.init(jax.random.fold_in(jax.random.key(config.seed), 0)), config)
 

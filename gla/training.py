@@ -31,9 +31,12 @@ from gla.learner import (
 )
 from gla.loading import Loader, LoadingConfig
 from gla.loop import Job, check_minutes, memory_errors, train
+from gla.models import ModelConfig, make_model
+from gla.optimizers import OptimizerConfig
 from gla.packages import package_versions
-from gla.projection import check_sizes
+from gla.projection import ProjectionConfig, check_sizes
 from gla.sampling import Histories
+from gla.steps import begin
 from gla.tokens import Interface
 from gla.training_config import (
     MetaTrainConfig,
@@ -42,8 +45,12 @@ from gla.training_config import (
     make_interface,
 )
 
+# Tells the checkpoints of `gla.agents.rl2` from those of agents trained on histories.
+RL2_KIND = "rl2"
+
 __all__ = [
     "MetaTrainConfig",
+    "RL2_KIND",
     "Sources",
     "TrainState",
     "Trained",
@@ -244,6 +251,7 @@ def _job(config: MetaTrainConfig, validate: Validate | None, opened: contextlib.
                 "the kind that is trained on",
             )
     interface = make_interface(config, sources.discrete)
+    initial = _initial(config, interface) if config.initial else _Initial()
     loss = jax.jit(
         lambda params, histories: validation_loss(params, histories, config, interface, mesh)
     )
@@ -269,19 +277,57 @@ def _job(config: MetaTrainConfig, validate: Validate | None, opened: contextlib.
         description={
             "training": dataclasses.asdict(config),
             "interface": dataclasses.asdict(interface),
-            "sources": sources.environments,
+            # In order, each once.
+            "sources": list(dict.fromkeys([*sources.environments, *initial.sources])),
             "histories": sources.metas,
             "validation": held_out.metas if held_out else [],
             "packages": package_versions(),
+            **({"began": initial.began} if config.initial else {}),
         },
         defaults=json.loads(json.dumps(dataclasses.asdict(MetaTrainConfig()))),
-        begin=lambda: init_state(config, interface),
+        begin=lambda: init_state(config, interface, initial.params),
         take=lambda state, histories: train_steps(state, histories, config, interface, mesh),
         data=_Pools(sources, config.loading.refresh),
         validate=validated,
         note=_note,
         memory=_lower(config),
     )
+
+
+class _Initial(NamedTuple):
+    """Weights that training begins with, and what they learned from; by default, none.
+
+    Attributes:
+        params: the parameters, or None.
+        sources: ids of the environments that they were meta-trained on.
+        began: what tells them from others.
+    """
+
+    params: Any = None
+    sources: tuple[str, ...] = ()
+    began: dict[str, Any] | None = None
+
+
+def _initial(config: MetaTrainConfig, interface: Interface) -> _Initial:
+    """Read the weights of another agent, which must be of the same model and agent space."""
+    folder = Path(config.initial).absolute()
+    found = load_trained(folder)
+    for name, theirs, ours in (
+        ("model", found.config.model, config.model),
+        ("interface", found.interface, interface),
+    ):
+        if theirs != ours:
+            raise GlaError(
+                f"the agent in {folder}, to begin with, has another {name}: {theirs}",
+                f"{ours}",
+                "give this training the same settings, or leave --initial out",
+            )
+    description = checkpoints.describe(folder)
+    began = {
+        "initial_step": checkpoints.latest_step(folder),
+        **{name: description.get(name) for name in ("histories", "began")},
+    }
+    return _Initial(found.params, tuple(description["sources"]), began)
 
 
 def _note(values: dict[str, Any]) -> str:
@@ -297,7 +343,8 @@ class Trained(NamedTuple):
     """What acts, out of a checkpoint folder.
 
     Attributes:
-        config: what was trained.
+        config: what was trained. Of an agent that learned by reinforcement (`gla.agents.rl2`) only
+            the model, the projection and the optimizer; the rest are defaults.
         interface: what the model reads and writes.
         params: its parameters, f32, on the first device.
     """
@@ -310,7 +357,8 @@ class Trained(NamedTuple):
 def load_trained(path: str | os.PathLike, which: checkpoints.Which = "latest") -> Trained:
     """Load the parameters to act with.
 
-    Where training kept an average of the weights (`optimizer.ema`), these are the average.
+    Where training kept an average of the weights (`optimizer.ema`), these are the average. Outputs
+    that only training needed are left out.
 
     Args:
         path: checkpoint folder.
@@ -322,17 +370,41 @@ def load_trained(path: str | os.PathLike, which: checkpoints.Which = "latest") -
     """
     folder = Path(path).absolute()
     description = checkpoints.describe(folder)
+    by_reinforcement = description.get("kind") == RL2_KIND
     try:
-        config = config_from_json(description["training"])
+        if by_reinforcement:
+            config = _acting_part(description["training"])
+        else:
+            config = config_from_json(description["training"])
         interface = Interface(**description["interface"])
     except (KeyError, TypeError) as error:
         raise GlaError(
             f"{folder / 'config.json'} lacks or adds settings ({error})",
             "a file written by this version of gla",
         ) from None
-    shapes = jax.eval_shape(lambda: init_state(config, interface))
-    if which == "best":
-        params = checkpoints.restore(folder, shapes.params, "best")
-    else:
-        params = checkpoints.restore(folder, shapes, which).acting
+    # Reinforcement learning needs a value beside what the agent puts out; an exported agent has
+    # none any more.
+    with_value = by_reinforcement and "exported" not in description
+    outputs = interface.outputs + with_value
+    model = make_model(config.model, interface.token_size, outputs)
+    shapes = jax.eval_shape(lambda: begin(model.init(jax.random.key(0)), config))
+    params = checkpoints.restore_acting(folder, shapes, which)
+    if with_value:
+        params = _without_value(params, interface.outputs)
     return Trained(config, interface, params)
+
+
+def _acting_part(training: dict[str, Any]) -> MetaTrainConfig:
+    """Read of another training's settings what acting needs."""
+    return MetaTrainConfig(
+        projection=ProjectionConfig(**training["projection"]),
+        model=ModelConfig(**training["model"]),
+        optimizer=OptimizerConfig(**training["optimizer"]),
+    )
+
+
+def _without_value(params: Any, outputs: int) -> Any:
+    """Keep the first outputs of a model."""
+    layers = params["params"]
+    head = jax.tree.map(lambda leaf: leaf[..., :outputs], layers["head"])
+    return {**params, "params": {**layers, "head": head}}

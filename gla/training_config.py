@@ -65,6 +65,9 @@ class MetaTrainConfig:
     Attributes:
         histories: folders of history stores, all continuous or all discrete.
         weights: relative share of each store in a batch; empty means equal shares.
+        initial: folder of an agent of the same model and agent space, with whose weights (those
+            that act) training begins; empty: with random ones. It is read once, at the start, and
+            what it was meta-trained on counts among this agent's training sources.
         projection: agent space and the distribution of projections.
         sampling: how sequences are cut out of histories.
         objective: what is minimised.
@@ -90,6 +93,7 @@ class MetaTrainConfig:
 
     histories: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
+    initial: str = ""
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

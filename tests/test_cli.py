@@ -10,6 +10,7 @@ import time
 import pytest
 
 from gla import cli
+from gla.benchmarks.suites import SUITES, Suite, Task
 
 
 def run(*words):
@@ -74,9 +75,9 @@ def test_envs_show_draws_in_terminals_and_says_where_it_cannot(capsys, monkeypat
     assert "\x1b[48;" in capsys.readouterr().out
     assert run("envs", "show", "gla/Darkroom-v0", "--no-frame") == 0
     assert "\x1b" not in capsys.readouterr().out
-    assert run("envs", "show", "gla/Pendulum-v0") == 0
+    assert run("envs", "show", "gla/MemoryChain-v0") == 0
     text = capsys.readouterr().out
-    assert "no picture: " in text and 'make("gla:gla/Pendulum-v0")' in text
+    assert "no picture: " in text and 'make("gla:gla/MemoryChain-v0")' in text
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,17 @@ def test_bad_words_are_answered_in_one_line(capsys, tmp_path):
     assert "cannot be loaded" in complaint(
         capsys, "meta-test", tmp_path / "r.json", "--agent", "no_such_module:make"
     )
+    suite = ("--suite", "gridworld")
+    assert "not a checkpoint folder" in complaint(
+        capsys, "meta-test", tmp_path / "s", "--agent", tmp_path / "none", *suite
+    )
+    assert "there is no suite 'gridwold' (did you mean gridworld-v1?)" in complaint(
+        capsys, "meta-test", tmp_path / "s", "--agent", "nulls", "--suite", "gridwold"
+    )
+    assert "see `gla meta-test --help`" in complaint(
+        capsys, "meta-test", tmp_path / "s", "--agent", "nulls", *suite, "--steps", 100
+    )
+    assert not (tmp_path / "s").exists()
     assert not out.exists()
 
 
@@ -177,7 +189,7 @@ def test_words_that_are_no_numbers_fail_plainly(capsys, tmp_path):
     assert "gla collect --help" in text
 
 
-def test_the_four_verbs_small(capsys, tmp_path):
+def test_the_four_verbs_small(capsys, tmp_path, monkeypatch):
     histories, agent = tmp_path / "histories", tmp_path / "agent"
     results, site = tmp_path / "results.json", tmp_path / "site"
     assert run("collect", histories, *SMALL) == 0
@@ -214,6 +226,31 @@ def test_the_four_verbs_small(capsys, tmp_path):
     assert results.read_bytes() == before
     assert run("leaderboard", "build", results, "--out", site) == 0
     assert "gla/RandomLinear-v0" in (site / "index.html").read_text()
+
+    # The same agent on a suite.
+    small = Suite("small-v1", "For tests.", (Task("gla/RandomLinear-v0", 100),), lifetimes=2)
+    monkeypatch.setitem(SUITES, "small-v1", small)
+    submission = tmp_path / "submission"
+    words = ("meta-test", submission, "--agent", agent, "--suite", "small", "--name", "mine")
+    assert run(*words) == 0
+    said = capsys.readouterr().out
+    assert "gla/RandomLinear-v0" in said and "(1 of 1)" in said
+    manifest = json.loads((submission / "submission.json").read_text())
+    assert manifest["agent"] == "mine"
+    assert manifest["training_sources"] == ["gla/RandomLinear-v0"]
+    assert manifest["details"]["training"]["histories"] == ["histories"]
+    assert run(*words) == 0, "finished, so nothing is to be done"
+    capsys.readouterr()
+    check = ("leaderboard", "check", submission, "--rerun", 1)
+    assert "--agent with where it lies" in complaint(capsys, *check), "no folder of that name here"
+    assert run(*check, "--agent", agent) == 0
+    said = capsys.readouterr().out
+    assert "mine on small-v1" in said and "what was run again is what was submitted" in said
+    assert run("leaderboard", "build", submission, "--out", tmp_path / "board") == 0
+    assert "mine" in (tmp_path / "board" / "index.html").read_text()
+    assert "holds 'mine' on small-v1" in complaint(
+        capsys, "meta-test", submission, "--agent", "nulls", "--suite", "small"
+    )
 
     # Other settings never overwrite what is there.
     capsys.readouterr()

@@ -325,8 +325,5 @@ def load_learner(path: str | os.PathLike, which: checkpoints.Which = "latest") -
         ) from None
     learner = make_learner(config.learner, config.tasks.input_dim, config.tasks.classes)
     shapes = jax.eval_shape(lambda: init_state(config, learner))
-    if which == "best":
-        params = checkpoints.restore(folder, shapes.params, "best")
-    else:
-        params = checkpoints.restore(folder, shapes, which).acting
+    params = checkpoints.restore_acting(folder, shapes, which)
     return TrainedLearner(config, learner, params)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from gla import checkpoints, training
-from gla.agents.base import Agent, View
-from gla.agents.external import load_agent
+from gla.agents.base import Agent, View, each
+from gla.agents.external import BUILT_IN, load_agent
 from gla.agents.gla import GLAAgent, load, parse_ask
 from gla.agents.nulls import Null, null_controllers
 from gla.errors import GlaError
@@ -40,7 +40,7 @@ def play(agent, space, key=0, reward=0.0):
     observation = jnp.full((ROWS, 4), reward)
     after, action = _act(
         agent.act, state, observation, jnp.full(ROWS, reward), nothing, nothing,
-        jax.random.key(key),
+        jax.random.split(jax.random.key(key), ROWS),
     )  # fmt: skip
     jax.tree.map(np.testing.assert_array_equal, after, state)
     return np.asarray(action)
@@ -134,7 +134,7 @@ def test_acting_step_by_step_is_the_model_on_the_whole_lifetime(discrete):
     reward = rng.normal(size=(LENGTH, 2)).astype(np.float32)
     flags = rng.random((2, LENGTH, 2)) < 0.2
     reward[0], flags[:, 0] = 0.0, False
-    keys = jax.random.split(jax.random.key(3), LENGTH)
+    keys = jax.random.split(jax.random.key(3), (LENGTH, 2))
     act, actions = jax.jit(agent.act), []
     for t in range(LENGTH):
         state, action = act(state, observation[t], reward[t], flags[0, t], flags[1, t], keys[t])
@@ -147,11 +147,12 @@ def test_acting_step_by_step_is_the_model_on_the_whole_lifetime(discrete):
     outputs = np.asarray(outputs).swapaxes(0, 1)
     for t in range(LENGTH):
         if discrete:
-            expected = jax.random.categorical(keys[t], outputs[t])
+            expected = jax.vmap(jax.random.categorical)(keys[t], outputs[t])
             np.testing.assert_array_equal(actions[t], expected)
         else:
             mean, log_std = gaussian_outputs(outputs[t])
-            expected = mean + np.exp(log_std) * jax.random.normal(keys[t], (2, 3))
+            noise = each(lambda key: jax.random.normal(key, (3,)), keys[t])
+            expected = mean + np.exp(log_std) * noise
             np.testing.assert_allclose(actions[t], expected, atol=1e-5)
     assert actions.dtype == (np.int32 if discrete else np.float32)
     assert state.memory.length.tolist() == [LENGTH, LENGTH]
@@ -214,7 +215,9 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
     space = gymnasium.spaces.Box(-1, 1, (3,))
     state = agent.init(jax.random.key(0), 2, OBSERVATIONS, space)
     zeros = jnp.zeros(2)
-    _, action = agent.act(state, jnp.zeros((2, 5)), zeros, zeros, zeros, jax.random.key(1))
+    _, action = agent.act(
+        state, jnp.zeros((2, 5)), zeros, zeros, zeros, jax.random.split(jax.random.key(1))
+    )
     assert action.shape == (2, 3) and np.isfinite(action).all()
 
 
@@ -271,10 +274,22 @@ def test_agents_are_found_by_name(saved, tmp_path, monkeypatch):
         ("my_agents_for_a_test:Other", "cannot be loaded"),
         ("no_such_module_at_all:Agent", "cannot be loaded"),
         ("my_agents_for_a_test:nothing", "has no method init"),
-        ("nowhere", "is not a checkpoint folder"),
+        ("nowhere", "'nowhere' is not a checkpoint folder and no agent has that name; expected"),
+        ("random_search", r"did you mean random-search\?"),
+        (str(tmp_path), "is not a checkpoint folder .it has no config.json"),
     ):
         with pytest.raises(GlaError, match=words):
             load_agent(spec)
+
+
+@pytest.mark.parametrize("spec", ["no-such-agent", "no_such_module_at_all:Agent"])
+def test_what_is_no_agent_is_told_all_that_would_be_one(spec):
+    with pytest.raises(GlaError) as complaint:
+        load_agent(spec)
+    said = str(complaint.value)
+    kinds = ("a checkpoint folder", "sb3:ALGORITHM", "tcp://HOST:PORT", "module:factory")
+    assert [kind for kind in (*kinds, *BUILT_IN) if kind not in said] == []
+    assert "\n" not in said and ("nulls" in said) == (":" not in spec)
 
 
 # Asking for improvement
@@ -301,7 +316,12 @@ def test_what_is_asked_for_and_the_position_are_in_every_token(monkeypatch):
     nothing = np.zeros(2, bool)
     for _ in range(3):
         state, _ = agent.act(
-            state, jnp.zeros((2, 5)), jnp.zeros(2), nothing, nothing, jax.random.key(1)
+            state,
+            jnp.zeros((2, 5)),
+            jnp.zeros(2),
+            nothing,
+            nothing,
+            jax.random.split(jax.random.key(1)),
         )
     features = np.stack(seen)[:, :, -4:]
     # A gap of 100 updates is shown as 1, position t as log(1 + t) / log(4097), both as known.
@@ -318,7 +338,7 @@ def test_asking_changes_what_is_done_and_not_asking_hides_it():
     def first(agent):
         state = agent.init(jax.random.key(0), 2, OBSERVATIONS, box)
         seen = (jnp.ones((2, 5)), jnp.zeros(2), nothing, nothing)
-        return np.asarray(agent.act(state, *seen, jax.random.key(1))[1])
+        return np.asarray(agent.act(state, *seen, jax.random.split(jax.random.key(1)))[1])
 
     assert not np.allclose(first(asked_agent({"gap": 1.0})), first(asked_agent({"gap": 50.0})))
     assert not np.allclose(first(asked_agent({"gap": 0.0})), first(asked_agent()))
@@ -357,7 +377,12 @@ def test_squashed_actions_stay_inside_the_unit_cube():
     state = agent.init(None, 64, OBSERVATIONS, gymnasium.spaces.Box(-1, 1, (3,)))
     nothing = np.zeros(64, bool)
     state, action = agent.act(
-        state, jnp.ones((64, 5)), jnp.zeros(64), nothing, nothing, jax.random.key(1)
+        state,
+        jnp.ones((64, 5)),
+        jnp.zeros(64),
+        nothing,
+        nothing,
+        jax.random.split(jax.random.key(1), 64),
     )
     assert 0.5 < np.abs(action).max() <= 1.0
     np.testing.assert_array_equal(state.previous_action, action)

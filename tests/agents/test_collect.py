@@ -350,6 +350,19 @@ def test_the_first_bad_number_is_named(bad, words, value):
     assert "\n" not in str(caught.value)
 
 
+def test_an_environment_with_options_is_recorded(tmp_path):
+    ppo = PPOConfig(num_envs=2, num_steps=3, num_updates=1, epochs=1, minibatches=1, hidden=4)
+    for id, sizes in (
+        ("gla/RandomMechanics-v0?joints=1&horizon=2", (3, 1)),
+        ("gla/HalfCheetah-v0?exclude_current_positions_from_observation=false", (18, 6)),
+    ):
+        config = CollectConfig(id, runs=1, block=1, window=5, ppo=ppo)
+        store = collect(config, tmp_path / id[4:10], progress=False)
+        assert store.meta.environment == id
+        assert (store.meta.observation_size, store.meta.action_size) == sizes
+    assert collect(config, tmp_path / id[4:10], progress=False).missing_blocks() == []
+
+
 def test_environments_that_cannot_be_recorded_are_refused(tmp_path):
     with pytest.raises(GlaError, match="gla/RandomLinear-Projected-v0 is projected"):
         collect(CollectConfig("gla/RandomLinear-Projected-v0"), tmp_path / "s", progress=False)

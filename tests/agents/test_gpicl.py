@@ -113,7 +113,8 @@ def act(agent, state, step, reward, key=0, truncated=False):
     reward = jnp.asarray(reward, jnp.float32)
     ends = jnp.full(reward.shape, truncated)
     shown = jnp.stack([jnp.full(reward.shape, float(step)), jnp.arange(len(reward)) * 1.0], -1)
-    return agent.act(state, shown, reward, ends, ends, jax.random.key(key))
+    keys = jax.random.split(jax.random.key(key), len(reward))
+    return agent.act(state, shown, reward, ends, ends, keys)
 
 
 # A classifier that acts
@@ -209,9 +210,9 @@ def test_only_actions_that_there_are_are_chosen():
 class Forgetful(GPICLAgent):
     """Answers every example like its first."""
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         begun, action = super().act(
-            state, observation, jnp.zeros_like(reward), terminated, truncated, key
+            state, observation, jnp.zeros_like(reward), terminated, truncated, keys
         )
         return state, action
 
@@ -279,8 +280,12 @@ def test_a_folder_of_meta_training_acts(tmp_path):
     state = begin(agent, rows=5, actions=10)
     inputs = jax.random.normal(jax.random.key(1), (2, 5, 64))
     none = jnp.zeros(5, bool)
-    state, first = agent.act(state, inputs[0], jnp.zeros(5), none, none, jax.random.key(0))
-    _, second = agent.act(state, inputs[1], jnp.ones(5), none, none, jax.random.key(0))
+    state, first = agent.act(
+        state, inputs[0], jnp.zeros(5), none, none, jax.random.split(jax.random.key(0), 5)
+    )
+    _, second = agent.act(
+        state, inputs[1], jnp.ones(5), none, none, jax.random.split(jax.random.key(0), 5)
+    )
     told = jnp.stack([first, second], 1)
     scores = learner.guess(params, jnp.swapaxes(inputs, 0, 1), told)
     np.testing.assert_array_equal(told, jnp.argmax(scores, -1))
@@ -396,7 +401,14 @@ def test_guesses_are_those_of_the_agent_step_by_step(sequences):
     step = jax.jit(agent.act)
     for t in range(12):
         state = state._replace(previous_action=jnp.asarray(shown[:, t]))
-        state, slot = step(state, observation[:, t], reward[:, t], going, going, jax.random.key(t))
+        state, slot = step(
+            state,
+            observation[:, t],
+            reward[:, t],
+            going,
+            going,
+            jax.random.split(jax.random.key(t), 4),
+        )
         answer = jax.vmap(proj.lower_action)(projection, slot)
         np.testing.assert_array_equal(answer, jnp.argmax(guesses[:, t], -1), err_msg=str(t))
     assert len(np.unique(jnp.argmax(guesses, -1))) > 3, "the agent tells examples apart"

@@ -15,6 +15,7 @@ from gla.histories import HistoryMaker, record
 NEEDED = {
     "noise-distilled": ["--experts", "x"],
     "mixed-quality": ["--experts", "x"],
+    "agent": ["--agent", "ppo", "--experts", "x"],
     "import": ["--files", "x.npz"],
 }
 

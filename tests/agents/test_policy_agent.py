@@ -30,7 +30,7 @@ def play(agent, observation, space, key=1):
     state = agent.init(jax.random.key(0), rows, BOX, space)
     nothing = jnp.zeros(rows, bool)
     seen = (jnp.asarray(observation), jnp.zeros(rows), nothing, nothing)
-    after, action = jax.jit(agent.act)(state, *seen, jax.random.key(key))
+    after, action = jax.jit(agent.act)(state, *seen, jax.random.split(jax.random.key(key), rows))
     assert jax.tree.structure(after) == jax.tree.structure(state)
     return np.asarray(action)
 

@@ -7,11 +7,15 @@ from scipy import stats
 from gla.benchmarks.aggregates import (
     aggregate,
     area_under_curve,
+    last_tenth,
     performance_profile,
     probability_of_improvement,
+    reach,
+    speed,
     steps_to,
 )
 from gla.benchmarks.results import AgentResult, Lifetime
+from gla.benchmarks.statistics import Interval
 from gla.errors import GlaError
 
 RNG = np.random.default_rng(0)
@@ -119,3 +123,44 @@ def test_the_area_is_in_the_units_of_a_return():
 def test_what_makes_no_sense_is_refused(call, message):
     with pytest.raises(GlaError, match=message):
         call()
+
+
+def test_the_last_tenth_is_at_least_one_episode():
+    one = agent((range(25), [1] * 25), ([1.0, 2.0, 6.0], [1] * 3))
+    assert list(last_tenth(one)) == [23.5, 6.0]
+
+
+def test_a_tenth_of_the_episodes_must_reach_the_return():
+    lucky = [0.0] * 30
+    lucky[2] = 1.0
+    late = [0.0] * 20 + [1.0] * 10
+    one = agent((lucky, [10] * 30), (late, [10] * 30), ([0.0, 1.0], [10, 10]))
+    assert list(steps_to(one, 1.0)) == [30, 210, 20]
+    assert list(steps_to(one, 1.0, window=None)) == [np.inf, 230, 20]
+
+
+def test_reach_is_the_median_of_those_that_get_there_and_those_that_never_do():
+    found = reach([[100.0, 200.0, 300.0], [150.0, np.inf, 250.0]], 400)
+    assert found.share.estimate == pytest.approx(5 / 6)
+    assert found.median.estimate == 250.0  # four of six are there
+    assert 100 <= found.median.low <= 250 <= found.median.high
+    half = reach([[100.0, np.inf]], 400)
+    assert half.median.estimate == np.inf and half.share.estimate == 0.5
+    never = reach([[np.inf] * 4], 400)
+    assert never.median.estimate == never.median.low == np.inf
+    assert (never.share.estimate, never.share.high) == (0.0, 0.0)
+    single = reach([[100.0], [200.0]], 400)
+    assert not single.median.known and not single.share.known
+    with pytest.raises(GlaError, match="after its end"):
+        reach([[500.0]], 400)
+
+
+def test_speed_is_the_ratio_of_medians_and_bounded_by_the_lifetime():
+    fast, slow = [[100.0, 200.0, 300.0]], [[400.0, 600.0, np.inf]]
+    found = speed(fast, slow, 1000)
+    assert found.estimate == 3.0 and found.low < 3.0 < found.high
+    assert speed(slow, fast, 1000).estimate == pytest.approx(1 / 3)
+    assert speed(fast, [[np.inf] * 3], 1000).estimate == 5.0
+    assert speed([[200.0] * 4], [[200.0] * 4], 1000) == Interval(1.0, 1.0, 1.0)
+    with pytest.raises(GlaError, match="same environments"):
+        speed(fast, fast * 2, 1000)

@@ -1,5 +1,6 @@
 """The four verbs in a row, tiny: stages are reused, resumed, and redone only when asked."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -86,6 +87,17 @@ def test_a_second_run_reuses_every_stage(finished, capsys):
     assert "Did not learn" in said or "Learned on" in said
 
 
+def test_an_agent_that_comes_with_gla_is_tested_at_once(tmp_path, capsys):
+    plan = tiny()
+    plan = dataclasses.replace(plan, tests=plan.tests[:1])
+    quickstart.run(plan, tmp_path, agent=quickstart.PRETRAINED)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["leaderboard", "report", "results"]
+    told = json.loads((tmp_path / "results" / "RandomLinear-v0.json").read_text())
+    assert told["config"]["agent"] == "systems"
+    assert "gla/RandomMechanics-v0" in told["training_sources"]
+    assert "left out, systems comes with gla" in capsys.readouterr().out
+
+
 def test_a_lost_stage_is_made_again_the_same(finished):
     before = snapshot(finished)
     (finished / "results" / "RandomLinear-v0.json").unlink()
@@ -94,10 +106,10 @@ def test_a_lost_stage_is_made_again_the_same(finished):
     changed = {name for name in before if before[name] != after.get(name)}
     assert changed <= {"results/RandomLinear-v0.json"}
     old, new = (json.loads(s["results/RandomLinear-v0.json"]) for s in (before, after))
-    for part in ("created",):
+    for part in ("created", "digest"):
         old.pop(part), new.pop(part)
     for result in (*old["agents"], *new["agents"]):
-        result.pop("seconds")
+        result.pop("seconds"), result.pop("step_seconds")
     assert old == new
 
 

@@ -167,7 +167,7 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
     ("change", "message"),
     [
         ({"schema": "other"}, "not a results file"),
-        ({"version": 2}, "has version 2; expected version 1"),
+        ({"version": 1}, "has version 1; expected version 2"),
         ({"seed": "3"}, "seed is '3'; expected a whole number"),
         ({"seed": True}, "seed is True"),
         ({"steps": 0}, "steps is 0"),
@@ -273,3 +273,16 @@ def test_a_file_where_a_folder_should_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(GlaError):
         files.write(tmp_path / "file" / "r.json", make())
+
+
+def test_a_changed_file_is_noticed(tmp_path):
+    path = tmp_path / "r.json"
+    files.write(path, make())
+    whole = json.loads(path.read_text())
+    for change in ({"created": "2001-01-01T00:00:00+00:00"}, {"digest": "0"}, {"digest": None}):
+        path.write_text(json.dumps(whole | change))
+        with pytest.raises(GlaError, match="r.json: its contents do not match its digest"):
+            files.read(path)
+    # The order of keys, or white space, is no change.
+    path.write_text(json.dumps(dict(reversed(whole.items())), indent=3))
+    assert files.digest(files.read(path)) == whole["digest"]

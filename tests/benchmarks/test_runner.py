@@ -1,6 +1,7 @@
 """Meta-test: every agent meets every environment, and both ways of running them agree."""
 
 import copy
+import dataclasses
 import json
 
 import gymnasium
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from gla import projection as proj
-from gla.agents.base import View
+from gla.agents.base import View, each
 from gla.agents.gla import GLAAgent
 from gla.agents.nulls import Null
 from gla.benchmarks import runner
@@ -47,12 +48,12 @@ class Reader:
 
     name, jittable, view = "reader", True, None
 
-    def init(self, key, num_envs, observation_space, action_space):
+    def init(self, keys, num_envs, observation_space, action_space):
         return jnp.zeros(num_envs)
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         state = jnp.where(truncated, 0.0, 0.9 * state + reward)
-        noise = 0.1 * jax.random.normal(key, state.shape)
+        noise = 0.1 * each(jax.random.normal, keys)
         angle = state + noise + jnp.sum(observation, -1)
         return state, jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1)
 
@@ -62,8 +63,8 @@ class Blind(Reader):
 
     name = "blind"
 
-    def act(self, state, observation, reward, terminated, truncated, key):
-        return super().act(state, observation, 0.0 * reward, terminated, truncated, key)
+    def act(self, state, observation, reward, terminated, truncated, keys):
+        return super().act(state, observation, 0.0 * reward, terminated, truncated, keys)
 
 
 class Plain:
@@ -74,12 +75,12 @@ class Plain:
     def __init__(self, size, action=0.25):
         self.size, self.action, self.seen = size, action, []
 
-    def init(self, key, num_envs, observation_space, action_space):
+    def init(self, keys, num_envs, observation_space, action_space):
         self.spaces = (observation_space, action_space)
         self.seen.clear()
         return {"rows": num_envs}
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         self.seen.append([np.array(x) for x in (observation, reward, terminated, truncated)])
         return state, np.full((state["rows"], self.size), self.action)
 
@@ -89,10 +90,10 @@ class Spoiled(Reader):
 
     name = "spoiled"
 
-    def init(self, key, num_envs, observation_space, action_space):
+    def init(self, keys, num_envs, observation_space, action_space):
         return jnp.zeros(num_envs)
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         bad = (state == 33) & (jnp.arange(len(state)) == 1)
         return state + 1, jnp.zeros((len(state), 2)).at[:, 1].set(jnp.where(bad, jnp.nan, 0.0))
 
@@ -272,7 +273,7 @@ def test_a_host_simulator_takes_plain_and_jax_agents(gla_agent):
 def test_an_action_that_is_no_number_is_named_with_its_step(world):
     with pytest.raises(GlaError, match="RandomLinear met a value .*step 33 of lifetime 1 under"):
         run(Spoiled(), world)
-    with pytest.raises(GlaError, match=r"RandomLinear .*nan \(number 1\) at step 33 in .* 1"):
+    with pytest.raises(GlaError, match=r"RandomLinear, at step 33: .*nan \(number 1\)"):
         run(in_a_loop(Spoiled()), world)
 
 
@@ -281,7 +282,7 @@ class Flat(Reader):
 
     name = "flat"
 
-    def act(self, state, observation, reward, terminated, truncated, key):
+    def act(self, state, observation, reward, terminated, truncated, keys):
         return state, reward
 
 
@@ -293,7 +294,7 @@ def test_an_action_of_the_wrong_kind_is_refused(world, agent):
 
 def test_a_discrete_action_that_does_not_exist_is_refused():
     class Third(Plain):
-        def act(self, state, observation, reward, terminated, truncated, key):
+        def act(self, state, observation, reward, terminated, truncated, keys):
             return state, np.full(state["rows"], 2)
 
     config = MetaTestConfig("gla/CartPole-v0", lifetimes=2, steps=5)
@@ -362,3 +363,142 @@ def test_a_meta_test_may_leave_out_the_twin_and_the_nulls():
         assert max(life.episode_lengths) < 15
         assert life.episode_returns == tuple(map(float, life.episode_lengths))
     assert isinstance(make_world(config).action_space, gymnasium.spaces.Discrete)
+
+
+# Lifetimes do not depend on each other
+
+
+def returns(agent, config, **settings):
+    results = runner.meta_test(agent, config, progress=False, **settings)
+    return [life.episode_returns for life in results.agents[0].lifetimes]
+
+
+def discrete_agent():
+    interface = Interface(12, 8, discrete=True)
+    model = ModelConfig(width=16, layers=1, heads=2, mlp=2, window=40)
+    params = make_model(model, interface.token_size, interface.outputs).init(jax.random.key(1))
+    return GLAAgent(params, model, interface, View(ProjectionConfig(12, 8), window=20))
+
+
+def test_lifetimes_are_the_same_in_any_batch_and_on_either_path():
+    config = MetaTestConfig("gla/Gridworld-v0", 5, 60, nulls=False, masked_twin=False)
+    agent = discrete_agent()
+    whole = returns(agent, config)
+    assert len({tuple(one) for one in whole}) > 1
+    assert returns(agent, config, batch=2) == returns(agent, config, batch=1) == whole
+    assert returns(in_a_loop(agent), config) == whole
+    # Some of them on their own, as whoever checks a result would run them.
+    some = dataclasses.replace(config, first=3, lifetimes=2)
+    assert returns(agent, some) == whole[3:]
+
+
+@pytest.mark.parametrize("id", ["gla/RandomLinear-v0", "gla/Reacher-v0"])
+def test_where_sums_are_rounded_batches_agree_closely(id, gla_agent):
+    agent = copy.copy(gla_agent)
+    agent.view = View(ProjectionConfig(12, 4), window=20)
+    agent = GLAAgent(None, agent.model.config, Interface(12, 4), agent.view)
+    agent.params = agent.model.init(jax.random.key(0))
+    config = MetaTestConfig(id, 3, 50, nulls=False, masked_twin=False)
+    whole = np.array(returns(agent, config))
+    assert len(set(whole[:, 0].tolist())) == 3
+    np.testing.assert_allclose(returns(agent, config, batch=2), whole, rtol=1e-3)
+    np.testing.assert_allclose(returns(in_a_loop(agent), config), whole, rtol=1e-3)
+
+
+def test_a_batch_and_a_first_lifetime_out_of_range_are_refused():
+    with pytest.raises(GlaError, match="batch is 0"):
+        runner.meta_test(None, CONFIG, progress=False, batch=0)
+    for first in (-1, 2**20):
+        with pytest.raises(GlaError, match="lifetimes .* were asked for"):
+            MetaTestConfig(first=first)
+
+
+def test_seconds_of_a_step_leave_compilation_out(world):
+    ticks = []
+    watch = runner.Stopwatch(ticks.append)
+    watch._parts = [5.0, 0.1, 0.2, 0.3]
+    assert watch.step_seconds == pytest.approx(0.2)
+    watch(3)
+    assert ticks == [3] and len(watch._parts) == 5 and watch.seconds > 0
+
+
+# Agents that fail
+
+
+class Failing(Plain):
+    """Works until step 7."""
+
+    def __init__(self, how):
+        super().__init__(2)
+        self.name, self.how, self.steps, self.closed = "failing", how, 0, 0
+
+    def act(self, state, observation, reward, terminated, truncated, keys):
+        self.steps += 1
+        if self.steps < 8:
+            return super().act(state, observation, reward, terminated, truncated, keys)
+        return self.how()
+
+    def close(self, state):
+        self.closed += 1
+
+
+def broken():
+    raise KeyError("weights")
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (broken, r"'failing' on RandomLinear, at step 7, raised KeyError: 'weights' "
+                 r"\(test_runner.py, line \d+\)"),
+        (lambda: None, "at step 7: act gave a NoneType"),
+        (lambda: ({}, np.zeros((3, 5))), r"at step 7: .*expected shape \(3, 2\)"),
+        (lambda: ({}, np.full((3, 2), np.nan)), "at step 7: .*nan"),
+        (lambda: ({}, None), "at step 7: "),
+    ],
+)  # fmt: skip
+def test_what_an_agent_does_wrong_is_said_in_one_line(world, how, words):
+    agent = Failing(how)
+    with pytest.raises(GlaError, match=words) as caught:
+        run(agent, world)
+    assert "\n" not in str(caught.value) and agent.closed == 1
+
+
+def test_an_agent_that_cannot_begin_is_named(world):
+    class Hopeless(Plain):
+        def init(self, keys, num_envs, observation_space, action_space):
+            raise RuntimeError("no weights\nat all")
+
+    with pytest.raises(GlaError, match="'plain' on RandomLinear, before its first step, raised "
+                                       "RuntimeError: no weights "):  # fmt: skip
+        run(Hopeless(2), world)
+
+
+def test_actions_of_the_wrong_size_behind_a_lens_are_refused(world):
+    view = View(ProjectionConfig(8, 4), window=20)
+    lens = make_lens(world, view, CONFIG)
+    for agent in (Plain(3), Flat(), in_a_loop(Flat())):
+        agent.view = view
+        with pytest.raises(GlaError, match=r"in agent space.*expected shape \(3, 4\)"):
+            run(agent, world, lens=lens)
+
+
+def test_an_agent_is_closed_once_it_is_done(world):
+    agent = Failing(lambda: ({"rows": 3}, np.zeros((3, 2))))
+    runner.run_agent(agent, world, CONFIG, steps=10)
+    assert agent.closed == 1
+
+
+# The ends of the scale
+
+
+def test_the_nulls_may_run_alone_and_the_oracle_beside_them():
+    config = MetaTestConfig("gla/SupervisedBandit-v0?pool=40", 2, 200, null_steps=100)
+    results = runner.meta_test(None, config, progress=False, suite="some-v1")
+    assert {one.kind for one in results.agents} == {"null", "expert"}
+    [oracle] = results.of_kind("expert")
+    assert [life.episode_returns for life in oracle.lifetimes] == [(100.0, 100.0)] * 2
+    assert results.environment == "gla/SupervisedBandit-v0?pool=40" and results.suite == "some-v1"
+    # Where an expert is stored, none is run.
+    stored = MetaTestConfig("gla/SupervisedBandit-v0", 2, 100)
+    assert not runner.meta_test(None, stored, progress=False).of_kind("expert")

@@ -340,3 +340,21 @@ def test_meta_tests_of_few_and_many_lifetimes_do_the_work_that_is_counted():
         assert trace.reward.size == program.work
     np.testing.assert_allclose(traces[0].reward, traces[1].reward, atol=1e-3)
     assert "numbers of state a lifetime" in bench.notes[0]
+
+
+@pytest.mark.parametrize("host", [False, True])
+def test_the_runner_is_measured_against_agent_and_environment_alone(host):
+    model = ModelConfig(width=16, layers=1, heads=2, window=20)
+    with contextlib.ExitStack() as stack:
+        bench = Bench(QUICK, stack)
+        if host:
+            programs = throughput_metatest.host_runner_programs(
+                bench, 2, model, "gla/Reacher-v0", steps=5
+            )
+        else:
+            programs = throughput_metatest.runner_programs(bench, 2, model)
+        bare, tested = (program.call() for program in programs)
+    assert [program.name for program in programs] == ["agent and environment", "meta-test"]
+    # Both kept every reward of every step that is counted, and neither kept still.
+    assert bare.size == tested.reward.size == programs[0].work == programs[1].work
+    assert np.isfinite(bare).all() and np.std(bare) > 0 < np.std(tested.reward)

@@ -1,5 +1,6 @@
 """The table of environments: it tells the truth, and every form of an id is understood."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -168,3 +169,20 @@ def test_projections_grow_with_the_task_unless_told_otherwise():
     assert gymnasium.make("gla/Reacher-Projected-v0").observation_space.shape == (64,)
     with pytest.raises(GlaError, match="observation_dim=64"):
         gymnasium.make("gla/Pong-Projected-v0", observation_dim=64)
+
+
+def test_an_id_with_options_is_resolved():
+    named = registry.resolve("RandomMechanics-v0?joints=3&leak=[0.1,0.2]")
+    assert named.spec.id == "gla/RandomMechanics-v0"
+    assert named.options == {"joints": 3, "leak": [0.1, 0.2]}
+    assert named.id == "gla/RandomMechanics-v0?joints=3&leak=[0.1,0.2]"
+    assert registry.resolve("gla/Pendulum-v0").id == "gla/Pendulum-v0"
+
+
+def test_fields_of_a_config_are_settings():
+    env = registry.make_functional("gla/RandomNeural-v0", state_size=3, leak=[0.1, 0.2])
+    assert env.observation_space.shape == (3,) and env.config.leak == (0.1, 0.2)
+    changed = registry.make_functional("gla/RandomNeural-v0", config=env.config, horizon=7)
+    assert changed.config == dataclasses.replace(env.config, horizon=7)
+    with pytest.raises(GlaError, match=r"has no setting 'stat_size' \(did you mean state_size"):
+        registry.make_functional("gla/RandomNeural-v0", stat_size=3)

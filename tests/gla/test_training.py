@@ -294,6 +294,33 @@ def test_other_settings_are_refused_and_named(whole, config):
     assert checkpoints.latest_step(whole[0]) == 24
 
 
+def test_training_begins_with_the_weights_of_another_agent(
+    whole, plain, interface, policy_store, tmp_path, monkeypatch
+):
+    begun = []
+    original = training.init_state
+    monkeypatch.setattr(training, "init_state", lambda *a: begun.append(a[2]) or original(*a))
+    histories = (policy_store(tmp_path / "s", seed=9, environment="gla/Other-v0"),)
+    config = dataclasses.replace(plain, histories=histories, initial=str(whole[0]), steps=4)
+    folder = meta_train(config, tmp_path / "c", progress=False)
+    assert_same(begun[0], load_trained(whole[0]).params)  # those that act: the average
+    described = json.loads((folder / "config.json").read_text())
+    before = json.loads((whole[0] / "config.json").read_text())
+    assert described["sources"] == ["gla/Other-v0", *before["sources"]]
+    assert described["began"]["initial_step"] == 24
+    assert described["began"]["histories"] == before["histories"]
+    # Moved, it is still the same agent; another one is not.
+    moved = shutil.copytree(whole[0], tmp_path / "moved")
+    meta_train(dataclasses.replace(config, initial=str(moved)), folder, progress=False)
+    with pytest.raises(
+        GlaError, match="trained with other settings: initial_step is 24 there and 4"
+    ):
+        meta_train(dataclasses.replace(config, initial=str(folder)), folder, progress=False)
+    wide = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))
+    with pytest.raises(GlaError, match="to begin with, has another model: .*width=16"):
+        meta_train(wide, tmp_path / "w", progress=False)
+
+
 def test_a_checkpoint_that_does_not_fit_the_model_is_refused(whole, config, interface, tmp_path):
     shutil.copytree(whole[0], tmp_path / "c")
     wide = dataclasses.replace(config, model=dataclasses.replace(config.model, width=32))

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from gla.agents.fan_out import RayConfig
-from gla.benchmarks.gpicl_workers import WorkerConfig, spread
+from gla.benchmarks.jobs import WorkerConfig, spread
 from gla.errors import GlaError
 
 # What processes of their own must be able to import.
@@ -42,7 +42,7 @@ def wait(job):
 if __name__ == "__main__":
     # A shell that starts this in the background makes it deaf to Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    from gla.benchmarks.gpicl_workers import WorkerConfig, spread
+    from gla.benchmarks.jobs import WorkerConfig, spread
     jobs = {name: os.path.join(sys.argv[1], name) for name in ("a", "b")}
     import jobs_of_a_test
     spread(jobs_of_a_test.wait, jobs, WorkerConfig(processes=2), print)

@@ -1,7 +1,8 @@
 """Jobs that do not depend on each other, spread over processes of this machine or over Ray.
 
 A job that raises is reported and the others go on. A worker that dies is replaced and its job done
-once more; jobs therefore go on from what they left behind. Workers compute with one thread each, so
+once more; jobs therefore go on from what they left behind. A worker that gives no sign of life for
+longer than is allowed is killed and reported. Workers compute with one thread each, so
 that as many as there are cores do not hinder each other, and none outlives the process that started
 it. Ctrl-C is handed on to them, so that they can save what they have.
 """
@@ -40,6 +41,9 @@ _ONE_THREAD = {
 # Does one job; must be a function that can be imported. Reports a job's name and what went wrong.
 Work = Callable[[Any], None]
 Done = Callable[[str, GlaError | None], None]
+Alive = Callable[[str, float, str], None]
+
+_SIGNS_EVERY = 0.5  # seconds between two signs of life that are sent on
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,42 @@ class WorkerConfig:
             raise GlaError(f"processes is {self.processes}", "a number >= 0")
 
 
-def spread(work: Work, jobs: Mapping[str, Any], config: WorkerConfig, done: Done) -> None:
+class _Signs:
+    """What a job in a worker process has to say while it is at it."""
+
+    def __init__(self) -> None:
+        self.send: Callable[[Any], None] | None = None
+        self._amount, self._last = 0.0, 0.0
+
+    def give(self, amount: float, note: str) -> None:
+        self._amount += amount
+        now = time.monotonic()
+        if self.send is not None and now - self._last >= _SIGNS_EVERY:
+            self.send(("alive", self._amount, note))
+            self._amount, self._last = 0.0, now
+
+
+_SIGNS = _Signs()
+
+
+def sign_of_life(amount: float = 0.0, note: str = "") -> None:
+    """Say from within a job that it is going on; does nothing where nobody listens.
+
+    Args:
+        amount: work done since the last sign.
+        note: what is being done.
+    """
+    _SIGNS.give(amount, note)
+
+
+def spread(
+    work: Work,
+    jobs: Mapping[str, Any],
+    config: WorkerConfig,
+    done: Done,
+    patience: float | None = None,
+    alive: Alive = lambda name, amount, note: None,
+) -> None:
     """Do all jobs, and report each as it is done.
 
     Args:
@@ -69,6 +108,11 @@ def spread(work: Work, jobs: Mapping[str, Any], config: WorkerConfig, done: Done
         jobs: what it is given, by name; must survive pickling.
         config: over what to spread them.
         done: called in this process with the name of a job, and None or what went wrong.
+        patience: seconds that a job may go without a sign of life (`sign_of_life`) before its
+            process is killed. With it, every job runs in a process other than this one, so that
+            nothing it does can harm the others. Not used over Ray.
+        alive: called in this process with the name of a job, work done since the last call and a
+            note, of jobs that give signs of life in worker processes.
 
     Raises:
         GlaError: if Ray cannot be started.
@@ -80,11 +124,11 @@ def spread(work: Work, jobs: Mapping[str, Any], config: WorkerConfig, done: Done
         _over_ray(work, jobs, config.ray, done)
         return
     count = min(_processes(config), len(jobs))
-    if count == 1:
+    if count == 1 and patience is None:
         for name, job in jobs.items():
             done(name, _attempt(work, job))
     else:
-        _over_processes(work, jobs, count, done)
+        _over_processes(work, jobs, count, done, patience, alive)
 
 
 def _processes(config: WorkerConfig) -> int:
@@ -168,27 +212,42 @@ def _serve(own: connection.Connection, work: Work) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     # Interrupted, or the parent has nothing more to do.
     with contextlib.suppress(KeyboardInterrupt, EOFError, OSError):
+        _SIGNS.send = own.send
         while True:
-            own.send(_attempt(work, own.recv()))
+            own.send(("done", _attempt(work, own.recv()), ""))
 
 
-def _over_processes(work: Work, jobs: Mapping[str, Any], count: int, done: Done) -> None:
+def _over_processes(
+    work: Work,
+    jobs: Mapping[str, Any],
+    count: int,
+    done: Done,
+    patience: float | None,
+    alive: Alive,
+) -> None:
     waiting, retried = list(jobs), set()
     free: list[_Process] = []
     busy: dict[Any, tuple[_Process, str]] = {}
+    heard: dict[Any, float] = {}  # when each last gave a sign of life
     try:
         while waiting or busy:
             while waiting and len(busy) < count:
                 one = free.pop() if free else _Process(work)
                 name = waiting.pop(0)
                 busy[one.connection] = one, name
+                heard[one.connection] = time.monotonic()
                 # A process that died in between is noticed below.
                 with contextlib.suppress(OSError):
                     one.connection.send(jobs[name])
-            for ready in connection.wait(list(busy)):
+            for ready in connection.wait(list(busy), None if patience is None else 1.0):
                 one, name = busy[ready]
+                heard[ready] = time.monotonic()
                 try:
-                    error = one.connection.recv()
+                    what, said, note = one.connection.recv()
+                    if what == "alive":
+                        alive(name, said, note)
+                        continue
+                    error = said
                 except (EOFError, OSError):
                     one.process.join()
                     error = _death(one.process.exitcode)
@@ -202,6 +261,11 @@ def _over_processes(work: Work, jobs: Mapping[str, Any], count: int, done: Done)
                     del busy[ready]
                     free.append(one)
                 done(name, error)
+            for late in list(busy):
+                if patience is not None and time.monotonic() - heard[late] > patience:
+                    one, name = busy.pop(late)
+                    one.end(at_once=True)
+                    done(name, GlaError(f"it gave no sign of life for {patience:g} seconds"))
     except KeyboardInterrupt:
         _dismiss([one for one, _ in busy.values()])
         raise
