@@ -167,7 +167,8 @@ class AgentMaker(RolloutMaker):
             shared = jax.tree.map(
                 lambda x: jnp.broadcast_to(x, (count, *jnp.shape(x))), fixed.statistics
             )
-            lens = Lens(shared, draw(jax.random.split(projection_key, count)))
+            drawn = draw(jax.random.split(projection_key, count))
+            lens = Lens(shared, drawn, jnp.asarray(view.projection.logarithmic))
         spaces: tuple[Any, ...] = (self._env.observation_space, self._env.action_space)
         if view is not None:
             spaces = projected_spaces(self._env, view.projection, self._meta.environment)

@@ -15,10 +15,17 @@ from gla.normalization import Statistics, normalize_observation, normalize_rewar
 
 
 class Lens(NamedTuple):
-    """How each of N lifetimes is shown: stacked normalisations and projections."""
+    """How each of N lifetimes is shown.
+
+    Attributes:
+        statistics: stacked normalisations.
+        projection: stacked projections.
+        logarithmic: bool[], whether large numbers are bounded by a logarithm.
+    """
 
     statistics: Statistics
     projection: proj.Projection
+    logarithmic: jax.Array
 
 
 def act_through(
@@ -47,9 +54,9 @@ def act_through(
     """
     observation, reward, terminated, truncated = seen
     if lens is not None:
-        observation = normalize_observation(lens.statistics, observation)
+        observation = normalize_observation(lens.statistics, observation, lens.logarithmic)
         observation = jax.vmap(proj.project_observation)(lens.projection, observation)
-        reward = normalize_reward(lens.statistics, reward)
+        reward = normalize_reward(lens.statistics, reward, lens.logarithmic)
     given = act(state, observation, reward * visible, terminated, truncated, keys)
     if not isinstance(given, tuple) or len(given) != 2:
         raise GlaError(f"act gave a {type(given).__name__}", "a pair of new state and actions")

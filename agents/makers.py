@@ -22,6 +22,11 @@ BUILT_IN: dict[str, tuple[str, str, str]] = {
         "gla.agents.collect:CollectConfig",
         "gla.agents.collect:make_maker",
     ),
+    "generalist": (
+        "one expert of a whole family that is told its tasks, every version of it kept",
+        "gla.agents.generalist:GeneralistConfig",
+        "gla.agents.generalist:GeneralistMaker",
+    ),
     "noise-distilled": (
         "the last policies of a PPO store behind fading noise",
         "gla.agents.distillation:NoiseDistilledConfig",

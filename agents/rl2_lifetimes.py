@@ -38,12 +38,14 @@ class Tasks(NamedTuple):
         keys: random keys of each lifetime.
         statistics: what a window of random actions showed of each task.
         projection: one per lifetime.
+        logarithmic: bool[m], whether large numbers are bounded by a logarithm.
     """
 
     params: Any
     keys: RunKeys
     statistics: Statistics
     projection: proj.Projection
+    logarithmic: jax.Array
 
 
 class Lifetimes(NamedTuple):
@@ -128,7 +130,8 @@ def draw_tasks(env: Environment, view: View, split: Split, seed: int, indices: j
             observation_size(env),
             action_size(env),
         )
-        return Tasks(params, keys, statistics, projection)
+        bound = jnp.asarray(view.projection.logarithmic)
+        return Tasks(params, keys, statistics, projection, bound)
 
     return jax.vmap(one)(indices)
 
@@ -159,7 +162,7 @@ def live(
     )
 
     def show(group: Tasks, observation: jax.Array) -> jax.Array:
-        shown = normalize_observation(group.statistics, observation)
+        shown = normalize_observation(group.statistics, observation, group.logarithmic[:, None])
         return jax.vmap(proj.project_observation)(group.projection, shown)
 
     def one(carry, number):
@@ -174,7 +177,7 @@ def live(
             lowered = jax.vmap(proj.lower_action)(group.projection, part)
             step_keys = jax.vmap(lambda key: step_key(key, number, 0))(group.keys.environment)
             state, ts = step_batch(env, step_keys, state, lowered, group.params)
-            reward = normalize_reward(group.statistics, ts.reward)
+            reward = normalize_reward(group.statistics, ts.reward, group.logarithmic)
             after.append(state)
             seen.append((show(group, ts.observation), reward, ts.terminated, ts.truncated))
         joined = tuple(jnp.concatenate(column) for column in zip(*seen, strict=True))

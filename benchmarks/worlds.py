@@ -265,4 +265,5 @@ def make_lens(world: World, view: View, config: MetaTestConfig) -> Lens:
     sizes = observation_size(env), action_size(env)
     keys = agent_keys(config, "projection")
     projection = jax.vmap(lambda key: proj.sample(key, view.projection, *sizes))(keys)
-    return Lens(jax.tree.map(jnp.asarray, world.statistics(view.window)), projection)
+    statistics = jax.tree.map(jnp.asarray, world.statistics(view.window))
+    return Lens(statistics, projection, jnp.asarray(view.projection.logarithmic))

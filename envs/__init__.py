@@ -47,6 +47,7 @@ _EXPORTS = {
     "random_mechanics": ("RandomMechanics", "RandomMechanicsConfig"),
     "random_morphology": ("RandomMorphology", "RandomMorphologyConfig"),
     "random_neural": ("RandomNeural", "RandomNeuralConfig"),
+    "random_potential": ("RandomPotential", "RandomPotentialConfig"),
     "random_tabular": ("RandomTabular", "RandomTabularConfig", "TabularEnvironment"),
     "registry": ("find", "make_functional", "make_host", "references", "register_all"),
     "splits": ("KeyRange", "Splits", "split_of", "task_key"),

@@ -275,7 +275,7 @@ def make_settings(spec: EnvironmentSpec, can_render: bool) -> tuple[Setting, ...
             "observation_dim": "length of the observation; None: 64, or the next power of two "
             "that holds the task's.",
             "action_dim": "length of the action, or number of slots; None: 16, or likewise.",
-            "kind": "gaussian, orthogonal or identity.",
+            "kind": "gaussian, orthogonal, slots or identity.",
         }
         for name, default in registry.PROJECTION_DEFAULTS.items():
             told[name] = repr(default), meanings[name]

@@ -38,7 +38,8 @@ class SupervisedBanditConfig:
         observation_dim: M, length of the projected inputs.
         projection: distribution of the map A, f32[M, D]. `gaussian`: entries N(0, 1/D), as in
             GPICL (section 3.1); `orthogonal`: orthonormal rows (or columns, if M > D) at the same
-            scale; `identity`: none, zeros added up to M.
+            scale; `slots`: every input in a place of its own, with a random sign (M of them, if
+            M < D); `identity`: none, zeros added up to M.
         permute_labels: whether every task has its own random order of the classes.
         fewest_classes: if given, each task merges the classes into c groups (their number modulo
             c), c uniform from this to the number of classes: a mixture of easy and hard tasks.
@@ -68,7 +69,7 @@ class SupervisedBanditConfig:
         if self.pool is not None:
             check_count("pool", self.pool)
         if self.projection not in get_args(Kind):
-            raise GlaError(f"projection is {self.projection!r}", "gaussian, orthogonal or identity")
+            raise GlaError(f"projection is {self.projection!r}", " or ".join(get_args(Kind)))
 
 
 class SupervisedParams(NamedTuple):

@@ -170,6 +170,13 @@ _RANDOM = (
         "systems whose dynamics and rewards are random neural networks",
     ),
     _own(
+        "RandomPotential",
+        "random_potential:RandomPotential",
+        "random-potential",
+        300,
+        "weakly driven bodies in random potentials, to be swung up, held or spun",
+    ),
+    _own(
         "RandomTabular",
         "random_tabular:RandomTabular",
         "random-tabular",

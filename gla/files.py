@@ -39,12 +39,17 @@ def os_errors(path: object, doing: str) -> Iterator[None]:
 
 def write_text(path: Path, text: str):
     """Write a text file atomically, making its folder if needed."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes):
+    """Write a file atomically, making its folder if needed."""
     with os_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             os.chmod(temporary, 0o644)

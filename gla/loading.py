@@ -50,6 +50,7 @@ class Loader:
         loading: sizes.
         seed: of the order of runs; several stores get different ones.
         place: what is done with a pool in the thread, such as laying it out over devices.
+        logarithmic: as in `gla.sampling.from_store`.
 
     Attributes:
         whole: whether the whole store is one pool, which never changes.
@@ -65,8 +66,10 @@ class Loader:
         loading: LoadingConfig,
         seed: int | tuple[int, ...],
         place: Callable[[Histories], Histories] | None = None,
+        logarithmic: bool = False,
     ):
         self._store, self._seed, self._place = store, np.atleast_1d(seed).tolist(), place
+        self._logarithmic = logarithmic
         self._complete = complete_runs(store)
         # Read once: they lie in one small file per block.
         self.scores = store.scores().score
@@ -140,5 +143,5 @@ class Loader:
 
     def _read(self, index: int) -> Histories:
         runs = None if self.whole else self.runs(index)
-        pool = from_store(self._store, runs, self.scores)
+        pool = from_store(self._store, runs, self.scores, self._logarithmic)
         return pool if self._place is None else self._place(pool)

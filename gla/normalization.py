@@ -3,6 +3,10 @@
 Every task, whether its history is recorded or it is met for the first time, is normalised by what a
 short window of random actions showed of it. So meta-training and meta-test agree, and no statistic
 leaks from a trained agent.
+
+Where random actions show little, later numbers are large: those of a pole that hangs in the window
+and stands later, say. They are bounded, so that none drowns the others: cut at +-10, or by a
+logarithm, which still tells large numbers apart.
 """
 
 from __future__ import annotations
@@ -41,12 +45,33 @@ def statistics_of(observations: Any, rewards: Any) -> Statistics:
     )
 
 
-def normalize_observation(statistics: Statistics, observation: jax.Array) -> jax.Array:
-    """Centre and scale observations f32[..., n], clipped to +-10."""
+def normalize_observation(
+    statistics: Statistics, observation: jax.Array, logarithmic: bool | jax.Array = False
+) -> jax.Array:
+    """Centre and scale observations f32[..., n], clipped to +-10 or `compressed`."""
     scaled = (observation - statistics.observation_mean) / statistics.observation_std
-    return jnp.clip(scaled, -OBSERVATION_CLIP, OBSERVATION_CLIP)
+    return _bounded(scaled, OBSERVATION_CLIP, logarithmic)
 
 
-def normalize_reward(statistics: Statistics, reward: jax.Array) -> jax.Array:
-    """Scale rewards f32[...] without moving zero, clipped to +-10."""
-    return jnp.clip(reward / statistics.reward_scale, -REWARD_CLIP, REWARD_CLIP)
+def normalize_reward(
+    statistics: Statistics, reward: jax.Array, logarithmic: bool | jax.Array = False
+) -> jax.Array:
+    """Scale rewards f32[...] without moving zero, clipped to +-10 or `compressed`."""
+    return _bounded(reward / statistics.reward_scale, REWARD_CLIP, logarithmic)
+
+
+def compressed(x: jax.Array) -> jax.Array:
+    """Return sign(x) log(1 + |x|): small numbers stay, of large ones the magnitude is left."""
+    return jnp.sign(x) * jnp.log1p(jnp.abs(x))
+
+
+def expanded(x: jax.Array) -> jax.Array:
+    """Undo `compressed`."""
+    return jnp.sign(x) * jnp.expm1(jnp.abs(x))
+
+
+def _bounded(x: jax.Array, most: float, logarithmic: bool | jax.Array) -> jax.Array:
+    clipped = jnp.clip(x, -most, most)
+    if logarithmic is False:
+        return clipped
+    return jnp.where(logarithmic, compressed(x), clipped)

@@ -19,14 +19,15 @@ Gaussian in closed form. Paper: "Towards General-Purpose In-Context Learning Age
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 
 from gla.errors import GlaError
 
-Kind = Literal["gaussian", "orthogonal", "identity"]
+Kind = Literal["gaussian", "orthogonal", "slots", "identity"]
+Bound = Literal["clip", "log"]
 
 
 @dataclass(frozen=True)
@@ -38,20 +39,31 @@ class ProjectionConfig:
         action_dim: length of the agent's actions (or its number of action slots), likewise.
         kind: distribution of the observation map. `gaussian`: entries N(0, 1/n) for a task with n
             observations, so that unit-variance observations stay so. `orthogonal`: orthonormal
-            columns scaled by sqrt(observation_dim / n), which keeps the same scale. `identity`:
-            zero padding, with the action map an identity too.
+            columns scaled by sqrt(observation_dim / n), which keeps the same scale. `slots`: every
+            number in a slot of its own, with a random sign, the other slots zero; actions as well.
+            `identity`: zero padding, with the action map an identity too.
+        bound: what becomes of large normalised observations and rewards before they are shown:
+            `clip` at +-10, or `log`, sign(x) log(1 + |x|) (`gla.normalization`).
     """
 
     observation_dim: int = 64
     action_dim: int = 16
     kind: Kind = "gaussian"
+    bound: Bound = "clip"
 
     def __post_init__(self):
         for name in ("observation_dim", "action_dim"):
             if getattr(self, name) < 1:
                 raise GlaError(f"{name} is {getattr(self, name)}", "a whole number of at least 1")
-        if self.kind not in ("gaussian", "orthogonal", "identity"):
-            raise GlaError(f"projection kind is {self.kind!r}", "gaussian, orthogonal or identity")
+        for name, choices in (("kind", Kind), ("bound", Bound)):
+            if getattr(self, name) not in get_args(choices):
+                known = " or ".join(get_args(choices))
+                raise GlaError(f"projection {name} is {getattr(self, name)!r}", known)
+
+    @property
+    def logarithmic(self) -> bool:
+        """Whether large numbers are bounded by a logarithm."""
+        return self.bound == "log"
 
 
 class Projection(NamedTuple):
@@ -123,10 +135,9 @@ def sample(
     observation_map = sample_map(observation_key, config.kind, dim, n)
     # Every slot stands for some action; slots past the number of actions repeat them.
     slots = jax.random.permutation(slot_key, config.action_dim) % k
+    draw = _signed_slots if config.kind == "slots" else _orthonormal_columns
     return Projection(
-        observation_map,
-        _orthonormal_columns(action_key, config.action_dim, k),
-        slots.astype(jnp.int32),
+        observation_map, draw(action_key, config.action_dim, k), slots.astype(jnp.int32)
     )
 
 
@@ -136,8 +147,9 @@ def sample_map(key: jax.Array, kind: Kind, dim: int, size: int) -> jax.Array:
     Args:
         key: random key.
         kind: `gaussian`: entries N(0, 1/size); `orthogonal`: orthonormal columns scaled by
-            sqrt(dim / size), or orthonormal rows where dim < size; `identity`: zero padding, which
-            needs dim >= size.
+            sqrt(dim / size), or orthonormal rows where dim < size; `slots`: one entry of -1 or 1 in
+            every column, no two in a row, or in every row where dim < size; `identity`: zero
+            padding, which needs dim >= size.
         dim: length of what is seen.
         size: length of what is there.
     """
@@ -145,15 +157,24 @@ def sample_map(key: jax.Array, kind: Kind, dim: int, size: int) -> jax.Array:
         return jnp.eye(dim, size)
     if kind == "gaussian":
         return jax.random.normal(key, (dim, size), jnp.float32) / size**0.5
+    draw = _signed_slots if kind == "slots" else _orthonormal_columns
     if dim < size:
-        return _orthonormal_columns(key, size, dim).T
-    return _orthonormal_columns(key, dim, size) * (dim / size) ** 0.5
+        return draw(key, size, dim).T
+    return draw(key, dim, size) * (1.0 if kind == "slots" else (dim / size) ** 0.5)
 
 
 def _orthonormal_columns(key: jax.Array, rows: int, columns: int) -> jax.Array:
     """Draw a Haar-distributed matrix with orthonormal columns, f32[rows, columns]."""
     q, r = jnp.linalg.qr(jax.random.normal(key, (rows, columns), jnp.float32))
     return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)
+
+
+def _signed_slots(key: jax.Array, rows: int, columns: int) -> jax.Array:
+    """Draw a matrix of columns with one entry each, -1 or 1, in different rows."""
+    place_key, sign_key = jax.random.split(key)
+    places = jax.random.permutation(place_key, rows)[:columns]
+    signs = jax.random.rademacher(sign_key, (columns,), jnp.float32)
+    return jax.nn.one_hot(places, rows).T * signs
 
 
 def project_observation(projection: Projection, observation: jax.Array) -> jax.Array:

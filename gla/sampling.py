@@ -43,7 +43,7 @@ from gla import policy as pol
 from gla import projection as proj
 from gla.errors import GlaError
 from gla.histories import HistoryMeta, HistoryStore
-from gla.normalization import Statistics, normalize_observation, normalize_reward
+from gla.normalization import Statistics, expanded, normalize_observation, normalize_reward
 from gla.tokens import Interface, check_conditions, condition_features, make_tokens
 
 # Where only the action taken is known, the target gives it this probability (discrete actions).
@@ -344,10 +344,11 @@ def sample_sequence(
     else:
         acted_log_std = histories.policy.log_std
         target_policy = jax.tree.map(lambda x: x[run, ahead], histories.policy)
+        seen = expanded(observation) if projection_config.logarithmic else observation
         if discrete:
-            outputs = jax.vmap(pol.output)(target_policy, observation)
+            outputs = jax.vmap(pol.output)(target_policy, seen)
         else:
-            outputs, log_std = jax.vmap(pol.gaussian)(target_policy, observation)
+            outputs, log_std = jax.vmap(pol.gaussian)(target_policy, seen)
     projection = proj.sample(keys[6], projection_config, n, acted_log_std.shape[-1])
     target: proj.LiftedGaussian | jax.Array
     if discrete:
@@ -505,7 +506,10 @@ def allocate(batch_size: int, weights: Sequence[float]) -> tuple[int, ...]:
 
 
 def from_store(
-    store: HistoryStore, runs: Sequence[int] | None = None, scores: np.ndarray | None = None
+    store: HistoryStore,
+    runs: Sequence[int] | None = None,
+    scores: np.ndarray | None = None,
+    logarithmic: bool = False,
 ) -> Histories:
     """Read the complete part of a store, or some of its runs, as normalised arrays.
 
@@ -528,6 +532,7 @@ def from_store(
         store: an open store.
         runs: numbers of the runs to read, in any order; nothing else is read. None: all.
         scores: f32[streams of the complete blocks], where `store.scores().score` is known already.
+        logarithmic: bound normalised numbers by a logarithm instead of at +-10.
 
     Raises:
         GlaError: if the store is damaged, holds no complete block or not one of these runs.
@@ -543,9 +548,11 @@ def from_store(
     if runs is not None:
         score = score.reshape(-1, meta.streams_per_run)[_places(store, runs)].ravel()
     histories = Histories(
-        observation=normalize_observation(statistics, jnp.asarray(read("observation"))),
+        observation=normalize_observation(
+            statistics, jnp.asarray(read("observation")), logarithmic
+        ),
         action=jnp.asarray(read("action")),
-        reward=normalize_reward(statistics, jnp.asarray(read("reward"))),
+        reward=normalize_reward(statistics, jnp.asarray(read("reward")), logarithmic),
         terminated=jnp.asarray(read("terminated")),
         truncated=jnp.asarray(read("truncated")),
         policy=None,

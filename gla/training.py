@@ -135,7 +135,13 @@ def load_sources(
                 config.projection, meta.observation_size, meta.action_size, meta.environment
             )
             loader = opened.enter_context(
-                Loader(store, loading, (config.seed, i), lambda pool: parallel.put(pool, mesh))
+                Loader(
+                    store,
+                    loading,
+                    (config.seed, i),
+                    lambda pool: parallel.put(pool, mesh),
+                    config.projection.logarithmic,
+                )  # fmt: skip
             )
             sampling.check(config.sampling, loader.pool(0), meta.environment, loader.scores)
             loaders.append(loader)

@@ -31,6 +31,7 @@ from gla.envs.wrappers import (
     statistics_of,
 )
 from gla.errors import GlaError
+from gla.normalization import expanded
 
 
 class CountState(NamedTuple):
@@ -233,6 +234,23 @@ def test_statistics_by_hand():
     np.testing.assert_allclose(normalize_observation(s, jnp.array([4.0, 6.0])), [2.0, 10.0])
     assert float(normalize_reward(s, jnp.float32(-1.0))) == -0.5
     assert float(statistics_of(np.zeros((2, 1)), np.full(2, 7.0)).reward_scale) == 1.0
+
+
+def test_a_logarithm_tells_large_numbers_apart():
+    s = statistics_of(np.array([[1.0, 5.0], [3.0, 5.0]]), np.array([2.0, -2.0]))
+    seen = jnp.array([[4.0, 6.0], [0.0, 105.0]])
+    clipped = normalize_observation(s, seen)
+    assert clipped[0, 1] == clipped[1, 1] == 10.0
+    shown = normalize_observation(s, seen, True)
+    np.testing.assert_allclose(
+        shown, [[np.log(3.0), np.log(1001.0)], [-np.log(3.0), np.log(100001.0)]], rtol=1e-5
+    )
+    np.testing.assert_allclose(expanded(shown), [[2.0, 1000.0], [-2.0, 100000.0]], rtol=1e-4)
+    assert float(normalize_reward(s, jnp.float32(-60.0), True)) == pytest.approx(-np.log(31.0))
+    for flag in (True, False):  # also as an array, as agents' lenses have it
+        np.testing.assert_array_equal(
+            normalize_observation(s, seen, jnp.asarray(flag)), shown if flag else clipped
+        )
 
 
 def test_normalized_observations_are_about_standard_under_random_actions():

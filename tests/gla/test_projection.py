@@ -15,7 +15,8 @@ from gla.projection import ProjectionConfig
 # (n, k, observation_dim, action_dim): tight, loose and lopsided; few, because each one compiles.
 SIZES = [(1, 1, 1, 1), (4, 2, 24, 6), (7, 5, 7, 5), (3, 1, 8, 4)]
 sizes = st.sampled_from(SIZES)
-kinds = st.sampled_from(["gaussian", "identity"])  # of action maps: orthogonal's is gaussian's
+# Of action maps: orthogonal's is gaussian's.
+kinds = st.sampled_from(["gaussian", "slots", "identity"])
 seeds = st.integers(0, 2**31 - 1)
 _sample = jax.jit(proj.sample, static_argnums=(1, 2, 3))
 _lift_action = jax.jit(proj.lift_action)
@@ -81,6 +82,22 @@ def test_unit_variance_observations_keep_their_scale():
 def test_the_orthogonal_observation_map_keeps_angles():
     w = np.asarray(draw(3, (4, 2, 24, 6), "orthogonal").observation_map)
     np.testing.assert_allclose(w.T @ w, np.eye(4) * 24 / 4, atol=1e-5)
+
+
+def test_slots_show_every_number_in_a_place_of_its_own():
+    size = (4, 2, 24, 6)
+    maps = [draw(seed, size, "slots") for seed in range(40)]
+    for one in maps:
+        w, b = np.asarray(one.observation_map), np.asarray(one.action_map)
+        for matrix in (w, b):
+            assert set(np.unique(matrix)) <= {-1.0, 0.0, 1.0}
+            assert (np.abs(matrix).sum(0) == 1).all() and np.abs(matrix).sum(1).max() == 1
+    everywhere = np.abs(np.stack([one.observation_map for one in maps])).sum((0, 2))
+    assert (everywhere > 0).all(), "every place is used"
+    signs = np.stack([one.observation_map for one in maps]).sum((1, 2))
+    assert signs.min() < 0 < signs.max()
+    few = np.asarray(proj.sample_map(jax.random.key(0), "slots", 3, 7))
+    assert few.shape == (3, 7) and (np.abs(few).sum(1) == 1).all() and np.abs(few).sum(0).max() == 1
 
 
 def test_identity_pads_with_zeros():
@@ -183,7 +200,7 @@ def test_a_task_that_does_not_fit_is_refused_in_plain_words(sizes, config, words
 
 
 @pytest.mark.parametrize(
-    "settings", [{"observation_dim": 0}, {"action_dim": -1}, {"kind": "sparse"}]
+    "settings", [{"observation_dim": 0}, {"action_dim": -1}, {"kind": "sparse"}, {"bound": "tanh"}]
 )
 def test_a_config_out_of_range_is_refused(settings):
     with pytest.raises(GlaError, match="expected"):
@@ -197,7 +214,7 @@ def test_a_task_as_large_as_agent_space_fits():
     )
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "orthogonal"])
+@pytest.mark.parametrize("kind", ["gaussian", "orthogonal", "slots"])
 def test_the_key_alone_decides_also_under_jit_and_vmap(kind):
     config = ProjectionConfig(8, 4, kind)
     keys = jax.random.split(jax.random.key(0), 3)

@@ -325,6 +325,23 @@ def test_with_no_lead_the_target_is_the_recorded_distribution(stored):
     np.testing.assert_allclose(drawn.target.mean, recorded, atol=1e-4)
 
 
+def test_large_numbers_may_be_shown_by_their_logarithm(tmp_path):
+    store, arrays = write_store(tmp_path / "s")
+    shown = sampling.from_store(store, logarithmic=True)
+    scale = np.array([0.5, 0.5, 4.0, 4.0])[:, None, None]
+    wanted = np.sign(arrays["reward"]) * np.log1p(np.abs(arrays["reward"] / scale))
+    np.testing.assert_allclose(shown.reward, wanted, rtol=1e-5)
+    np.testing.assert_allclose(
+        shown.observation, np.sign(grid()) * np.log1p(np.abs(grid())), atol=1e-5
+    )
+    # The policies' distributions are those of the states themselves.
+    config = dataclasses.replace(CONFIG, lead=(0, 0))
+    identity = dataclasses.replace(IDENTITY, bound="log")
+    drawn = sampler(config, identity)(jax.random.split(jax.random.key(0), 5), shown)
+    places = np.rint(np.expm1(np.asarray(drawn.tokens[..., :3])) * 10).astype(int)
+    np.testing.assert_allclose(drawn.target.mean, pick(arrays["distribution"], places), atol=1e-4)
+
+
 # Histories without policies
 
 # One config serves them all, so that they compile once per kind of action.
