@@ -124,6 +124,7 @@ class Experts:
                 f"{where} is not complete (block {lacking[0]} is missing)",
                 mend="run the `gla collect ppo` that made it again",
             )
+        self._last: tuple[int, np.ndarray] | None = None
         self.shape = pol.PolicyShape(
             self.meta.observation_size, self.meta.action_size, self.meta.hidden, self.meta.discrete
         )
@@ -171,6 +172,17 @@ class Experts:
                 for run, row in zip(runs, numbers, strict=True)
             ]
         )
+
+    def of_runs(self, runs: np.ndarray, number: int) -> np.ndarray:
+        """Read version `number` of the policies of runs i32[...], f32[..., P].
+
+        Raises:
+            GlaError: if the store is damaged.
+        """
+        if self._last is None or self._last[0] != number:
+            every = [self.store.read("policy", [run])[0, number] for run in range(self.runs)]
+            self._last = number, np.stack(every)
+        return self._last[1][runs]
 
 
 class Heads(NamedTuple):
@@ -348,6 +360,8 @@ class QualityShares:
         middle: one from the middle.
         noisy: PPO's last policy behind noise.
         late: a late version.
+        foreign: the last policy of another run, an expert of another task. It moves with purpose,
+            so states are seen that noise does not find, and what it does is not what is asked for.
 
     Raises:
         GlaError: if a share is negative, or all are zero.
@@ -358,6 +372,7 @@ class QualityShares:
     middle: float = 0.10
     noisy: float = 0.35
     late: float = 0.35
+    foreign: float = 0.0
 
     def __post_init__(self):
         values = [getattr(self, name) for name in QUALITIES]
@@ -366,15 +381,15 @@ class QualityShares:
 
     @property
     def cumulative(self) -> np.ndarray:
-        """f32[6]: the quality q of `QUALITIES` takes [cumulative[q], cumulative[q + 1])."""
+        """f32[7]: the quality q of `QUALITIES` takes [cumulative[q], cumulative[q + 1])."""
         values = np.array([getattr(self, name) for name in QUALITIES], np.float64)
         sums = np.concatenate([[0.0], np.cumsum(values / values.sum())])
         return np.where(sums > 1 - 1e-6, 1.0, sums).astype(np.float32)
 
 
 # From worst to best.
-QUALITIES = ("random", "early", "middle", "noisy", "late")
-RANDOM, NOISY = QUALITIES.index("random"), QUALITIES.index("noisy")
+QUALITIES = ("random", "foreign", "early", "middle", "noisy", "late")
+RANDOM, FOREIGN, NOISY = (QUALITIES.index(name) for name in ("random", "foreign", "noisy"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +406,8 @@ class MixedQualityConfig(DistilledConfig):
         middle: likewise for middle versions.
         late: likewise for late versions.
         noise: range of the share of uniform noise before the noisy last policy.
-        versions: how many versions each of the three ranges gives to a run, drawn for each run.
+        versions: how many versions each of the three ranges gives to a run, drawn for each run; and
+            how many foreign experts there are in it.
     """
 
     shares: QualityShares = field(default_factory=QualityShares)
@@ -420,7 +436,7 @@ class Bank(NamedTuple):
 
     Attributes:
         policies: f32[3 V + 1, P]: V early versions, V middle ones, V late ones, each from the
-            earliest to the latest, and PPO's last policy.
+            earliest to the latest, and PPO's last policy; with foreign experts f32[4 V + 1, P].
         places: f32[U], where in the order of qualities each update stands, in [0, 1).
     """
 
@@ -432,7 +448,7 @@ class MixedQualityMaker(_DistilledMaker):
     """Makes histories in which policies of all qualities take turns, labelled by the best.
 
     Who acts is told by one number q in [0, 1) per update (or per stream and episode), its place in
-    the order from uniform actions over early, middle and the noisy last to late versions: the
+    the order from uniform actions over foreign, early, middle and the noisy last to late ones: the
     shares divide [0, 1) among the qualities, and the place within a quality's part tells the
     version, or from much to little the share of noise. In random order the places of a run's
     updates are spread evenly over [0, 1) and shuffled, so that the shares are met as closely as
@@ -458,6 +474,9 @@ class MixedQualityMaker(_DistilledMaker):
         self.config = config
         super().__init__(config)
         self._choose = jax.jit(jax.vmap(self._choose_one))
+        self._choose_others = jax.jit(jax.vmap(self._others_of))
+        if config.shares.foreign and self.experts.runs < 2:
+            raise GlaError("one run of a store has no foreign experts", "at least two runs")
 
     def _choose_one(self, task: jax.Array) -> jax.Array:
         """Draw which versions a run has, i32[3 V + 1]."""
@@ -468,12 +487,24 @@ class MixedQualityMaker(_DistilledMaker):
         chosen = jnp.round((low + draws * (high - low)) * last).astype(jnp.int32)
         return jnp.append(chosen.reshape(-1), last)
 
+    def _others_of(self, task: jax.Array) -> jax.Array:
+        """Draw which other runs have the foreign experts, i32[V]."""
+        key = jax.random.fold_in(self._own_keys(self.keys(task))[0], 1)
+        runs = self.experts.runs
+        away = jax.random.randint(key, (self.config.versions,), 1, runs)
+        return (task + away) % runs
+
     def _own_keys(self, keys: RunKeys) -> jax.Array:
         return jax.random.split(jax.random.split(keys.agent)[0])
 
     def given(self, runs: range) -> np.ndarray:
-        """Return the drawn versions, f32[runs, 3 V + 1, P]."""
-        return self.experts.versions(runs, np.asarray(self._choose(np.array(runs))))
+        """Return the drawn versions, f32[runs, 3 V + 1, P], and foreign experts after them."""
+        own = self.experts.versions(runs, np.asarray(self._choose(np.array(runs))))
+        if not self.config.shares.foreign:
+            return own
+        last = self.experts.meta.updates - 1
+        lent = np.asarray(self._choose_others(np.array(runs)))
+        return np.concatenate([own, self.experts.of_runs(lent, last)], 1)
 
     def prepare(self, keys: RunKeys, params: Params, given: Any) -> Bank:
         """Return what can act, and when."""
@@ -513,7 +544,8 @@ class MixedQualityMaker(_DistilledMaker):
         low, width = bounds[quality], bounds[quality + 1] - bounds[quality]
         within = jnp.clip((place - low) / jnp.maximum(width, 1e-9), 0.0, _BELOW_ONE)
         version = jnp.floor(within * config.versions).astype(jnp.int32)
-        row = version + config.versions * jnp.array([0, 0, 1, 2, 2])[quality]
+        row = version + config.versions * jnp.array([0, 3, 0, 1, 2, 2])[quality]
+        row = jnp.where(quality == FOREIGN, row + 1, row)
         # Behind the noise is PPO's last policy, the bank's last; the noise falls.
         row = jnp.where(quality == NOISY, 3 * config.versions, row)
         least, most = config.noise
@@ -555,7 +587,7 @@ class MixedQualityMaker(_DistilledMaker):
         return rows, 0.5 * jnp.log(jnp.mean(jnp.exp(2.0 * deviations), (0, 1)))
 
     def _best(self, fixed: Fixed) -> pol.PolicyParams:
-        return pol.unflatten(self.experts.shape, fixed.own.policies[-1])
+        return pol.unflatten(self.experts.shape, fixed.own.policies[3 * self.config.versions])
 
     def target_log_std(self, fixed: Fixed) -> jax.Array:
         """Return the last policy's log standard deviation f32[k]; zeros for discrete actions."""

@@ -51,34 +51,12 @@ from gla.envs.base import (
     observation_size,
 )
 from gla.envs.splits import RunKeys, Split, run_keys, task_key
+from gla.envs.telling import Telling, telling
 from gla.envs.wrappers import Autoreset, TimeLimit
 from gla.errors import GlaError
 from gla.files import os_errors, write_bytes
 from gla.progress import Progress
 from gla.trees import from_arrays, to_arrays
-
-
-class Telling(NamedTuple):
-    """What a policy is told of a task.
-
-    Attributes:
-        numbers: f32[p], what sets the task apart, in any form that is easy to learn from.
-        frame: f32[n, n], the observations that the policy sees are this times the task's own.
-        signs: f32[k], -1 or 1: the actions that the task sees are these times the policy's.
-    """
-
-    numbers: jax.Array
-    frame: jax.Array
-    signs: jax.Array
-
-
-def telling(env: Environment, params: Params) -> Telling:
-    """Return what `env.tell` says; without that method all parameters, in the task's own frame."""
-    if hasattr(env, "tell"):
-        return Telling(*env.tell(params))
-    leaves = [jnp.ravel(jnp.asarray(x, jnp.float32)) for x in jax.tree.leaves(params)]
-    numbers = jnp.concatenate([jnp.zeros(0), *leaves])
-    return Telling(numbers, jnp.eye(observation_size(env)), jnp.ones(action_size(env)))
 
 
 class ToldState(NamedTuple):
@@ -277,7 +255,7 @@ def _sizes(world: Environment) -> str:
 def _write(path: Path, identity: str, training: ppo.Training, versions: list[np.ndarray]) -> None:
     arrays: dict[str, Any] = {"identity": np.array(identity), "versions": np.array(versions)}
     buffer = io.BytesIO()
-    np.savez(buffer, **arrays, **to_arrays(training))
+    np.savez(buffer, **arrays | to_arrays(training))
     write_bytes(path, buffer.getvalue())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,6 @@ import jax.numpy as jnp
 
 from gla.agents.base import View, each
 from gla.checkpoints import Which
-from gla.distributions import tanh_gaussian_sample
 from gla.envs.base import is_discrete
 from gla.errors import GlaError, near_matches
 from gla.models import ModelConfig, State, make_model
@@ -30,11 +30,13 @@ class GLAState(NamedTuple):
             them as an argument rather than as constants.
         memory: the model's memory of each history.
         previous_action: f32[N, m], zero at the start of a lifetime.
+        noise: f32[N, m], standard normal, from which the last action was drawn.
     """
 
     params: Any
     memory: State
     previous_action: jax.Array
+    noise: jax.Array
 
 
 class GLAAgent:
@@ -49,6 +51,7 @@ class GLAAgent:
         ask: how much improvement to ask for (the paper's eta), of a model that was trained with
             such conditions: `gap`, PPO updates that the policy asked for lies ahead, and `return`,
             its mean normalised reward per step. What is not asked for is shown as unknown.
+        correlation: of the noise of successive actions, in [0, 1), see `ActingConfig`.
 
     Raises:
         GlaError: if something is asked for that the model does not read.
@@ -64,8 +67,9 @@ class GLAAgent:
         view: View,
         name: str = "gla",
         ask: Mapping[str, float] | None = None,
+        correlation: float = 0.0,
     ):
-        self.params, self.interface = params, interface
+        self.params, self.interface, self.correlation = params, interface, correlation
         self.view: View | None = view
         self.ask = dict(ask or {})
         condition_features(interface, self.ask)  # refuses what the model does not read
@@ -85,7 +89,7 @@ class GLAAgent:
         Raises:
             GlaError: if the agent was trained for the other kind of actions.
         """
-        del keys, observation_space
+        del observation_space
         if is_discrete(action_space) != self.interface.discrete:
             kinds = ("continuous", "discrete")
             raise GlaError(
@@ -94,7 +98,11 @@ class GLAAgent:
                 f"an environment with {kinds[self.interface.discrete]} actions",
             )
         memory = self.model.initial_state(num_envs)
-        return GLAState(self.params, memory, jnp.zeros((num_envs, self.interface.action_dim)))
+        nothing = jnp.zeros((num_envs, self.interface.action_dim))
+        noise = nothing
+        if self.correlation and keys is not None:
+            noise = each(lambda key: jax.random.normal(key, nothing.shape[1:]), keys)
+        return GLAState(self.params, memory, nothing, noise)
 
     def act(self, state, observation, reward, terminated, truncated, keys):
         """Append one transition to each history and sample from the predicted distribution."""
@@ -102,11 +110,15 @@ class GLAAgent:
             observation, state.previous_action, reward, terminated, truncated, state.memory.length
         )
         outputs, memory = self.model.step(state.params, token, state.memory)
-        action = self._sample(keys, self.interface.split(outputs).action)
+        noise = each(lambda key: jax.random.normal(key, state.noise.shape[1:]), keys)
+        if self.correlation:
+            rho = self.correlation
+            noise = rho * state.noise + math.sqrt(1.0 - rho**2) * noise
+        action = self._sample(keys, noise, self.interface.split(outputs).action)
         shown = action
         if self.interface.discrete:
             shown = jax.nn.one_hot(action, self.interface.action_dim)
-        return GLAState(state.params, memory, shown), action
+        return GLAState(state.params, memory, shown, noise), action
 
     def tokens(
         self,
@@ -142,14 +154,16 @@ class GLAAgent:
             condition_features(self.interface, conditions, reward.shape),
         )
 
-    def _sample(self, keys: jax.Array, outputs: jax.Array) -> jax.Array:
+    def _sample(self, keys: jax.Array, noise: jax.Array, outputs: jax.Array) -> jax.Array:
         if self.interface.discrete:
-            return jax.vmap(jax.random.categorical)(keys, outputs).astype(jnp.int32)
+            if not self.correlation:
+                return jax.vmap(jax.random.categorical)(keys, outputs).astype(jnp.int32)
+            # Gumbel noise of the same ranks: what is drawn has the same distribution.
+            below = jnp.clip(jax.scipy.stats.norm.cdf(noise), 1e-6, 1.0 - 1e-6)
+            return jnp.argmax(outputs - jnp.log(-jnp.log(below)), -1).astype(jnp.int32)
         mean, log_std = gaussian_outputs(outputs)
-        if self.interface.squashed:
-            return jax.vmap(tanh_gaussian_sample)(keys, mean, log_std)
-        noise = each(lambda key: jax.random.normal(key, mean.shape[1:]), keys)
-        return mean + jnp.exp(log_std) * noise
+        action = mean + jnp.exp(log_std) * noise
+        return jnp.tanh(action) if self.interface.squashed else action
 
 
 def parse_ask(words: Sequence[str]) -> dict[str, float]:
@@ -195,4 +209,5 @@ def load(
 
     config, interface, params = load_trained(path, which)
     view = View(config.projection)
-    return GLAAgent(params, config.model, interface, view, name, ask)
+    correlation = config.acting.correlation
+    return GLAAgent(params, config.model, interface, view, name, ask, correlation)

@@ -28,6 +28,7 @@ from gla.envs.base import (
     observation_size,
 )
 from gla.envs.splits import RunKeys, step_key
+from gla.envs.telling import can_tell, told_size, told_vector
 from gla.envs.vectorized import step_batch, strong_types
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit
 from gla.errors import GlaError
@@ -205,8 +206,9 @@ def make_meta(
         packages=package_versions(),
         method=method,
         chunk=config.chunk,
-        arrays=arrays,
+        arrays=(*arrays, "told") if can_tell(env) else arrays,
         storage=config.storage,
+        told=told_size(env),
     )
 
 
@@ -411,6 +413,8 @@ class RolloutMaker(BlockMaker):
     def once(self, fixed: Fixed) -> Rows:
         """Return the normalisation of the tasks, and the targets' log standard deviation."""
         arrays = fixed.statistics._asdict()
+        if self._meta.told:
+            arrays["told"] = jax.vmap(lambda params: told_vector(self._env, params))(fixed.params)
         # Where the last state is kept, it comes with the targets, at the end.
         if "target" in self._meta.arrays and not self.keeps_last_state:
             arrays["target_log_std"] = jax.vmap(self.target_log_std)(fixed)

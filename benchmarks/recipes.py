@@ -99,6 +99,23 @@ RECIPES: dict[str, Recipe] = {
     "gla/RandomLinear-v0": _FAMILY,
     "gla/RandomMechanics-v0": _FAMILY,
     "gla/RandomNeural-v0": _FAMILY,
+    "gla/RandomPotential-v0": Recipe(
+        _ppo(
+            16,
+            150,
+            300,
+            epochs=8,
+            minibatches=8,
+            learning_rate=1e-3,
+            gamma=0.995,
+            hidden=32,
+            initial_log_std=0.0,
+            entropy_coefficient=0.003,
+        ),
+        episodes=2,
+        screening=64,
+        per_task=True,
+    ),
     "gla/Pendulum-v0": Recipe(
         _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=512, screening=32, seeds=5
     ),

@@ -14,6 +14,7 @@ import numpy as np
 from gla.envs.base import Environment, Timestep, timestep
 from gla.envs.checks import check_count
 from gla.envs.random_linear import check_number, check_range
+from gla.envs.telling import Telling
 from gla.errors import GlaError
 
 Body = Literal["hinge", "slider", "pair"]
@@ -206,8 +207,8 @@ class RandomPotential(Environment):
         turned = jnp.stack([jnp.cos(q[-1]), jnp.sin(q[-1])])
         return jnp.concatenate([q[:-1], turned, speed])
 
-    def tell(self, params: PotentialParams) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Describe a task to an expert that is told (`gla.agents.generalist.Telling`).
+    def tell(self, params: PotentialParams) -> Telling:
+        """Describe a task to someone who may know.
 
         A hinge is seen as turned so that its goal is at angle 0, and pushes to the positive side.
         """
@@ -240,7 +241,7 @@ class RandomPotential(Environment):
             at = n - 3 if self.config.body == "hinge" else 1
             turn = jnp.stack([jnp.stack([along, across]), jnp.stack([-across, along])])
             frame = frame.at[at : at + 2, at : at + 2].set(turn)
-        return numbers, frame, jnp.sign(params.strength)[None]
+        return Telling(numbers, frame, jnp.sign(params.strength)[None])
 
     def reset(self, key: jax.Array, params: PotentialParams) -> tuple[PotentialState, jax.Array]:
         """Start near the task's place of rest, almost standing."""

@@ -79,7 +79,7 @@ def _stretch(sequences: Sequences, start: jax.Array, length: int) -> Sequences:
         )
     else:
         target = cut(target)
-    rest = {n: cut(x) for n, x in sequences._asdict().items() if n != "target"}
+    rest = {n: jax.tree.map(cut, x) for n, x in sequences._asdict().items() if n != "target"}
     return Sequences(**rest, target=target)
 
 

@@ -2,7 +2,7 @@
 
 The action terms compare the model's action distribution with the target policy's (GLA, Eq. 1:
 forward + reverse KL) or with the action that was taken (Algorithm Distillation, Laskin et al. 2022:
-negative log-likelihood). Auxiliary heads predict what the step brings.
+negative log-likelihood). Auxiliary heads predict what the step brings, and what the task is.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from gla.tokens import Interface, gaussian_outputs
 class ObjectiveConfig:
     """Weights of the terms of the loss; one with weight 0 is not computed.
 
-    An `Interface` that fits has the same `squashed`, `predict_reward` where `reward` is above 0
-    and `predict_observation` where `observation` is.
+    An `Interface` that fits has the same `squashed`, `predict_reward` where `reward` is above 0,
+    `predict_observation` where `observation` is, and `told_size` as its `told` where `told` is.
 
     Attributes:
         forward: of KL(target || model), in nats; it covers all that the target does.
@@ -35,6 +35,11 @@ class ObjectiveConfig:
             model predicts it before it knows the action, so the best prediction is the mean over
             its own actions.
         observation: of the mean squared error of the predicted next observation, known likewise.
+        told: of the mean squared error of what could be told of the task, such as its goal and its
+            dynamics, each number in units of its standard deviation. At meta-test nobody is told;
+            here it says what there is to find out (as in RMA, Kumar et al. 2021, where a policy
+            acts on such estimates). Of no effect on histories of which nothing is told.
+        told_size: room for how many numbers are told.
         squashed: the model's actions are tanh-Gaussian, on (-1, 1); they allow `nll` alone.
     """
 
@@ -43,12 +48,16 @@ class ObjectiveConfig:
     nll: float = 0.0
     reward: float = 0.0
     observation: float = 0.0
+    told: float = 0.0
+    told_size: int = 64
     squashed: bool = False
 
     def __post_init__(self):
-        for name in ("forward", "reverse", "nll", "reward", "observation"):
+        for name in ("forward", "reverse", "nll", "reward", "observation", "told"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise GlaError(f"objective {name} is {getattr(self, name)}", "a number >= 0")
+        if self.told_size < 1:
+            raise GlaError(f"objective told_size is {self.told_size}", "a whole number >= 1")
         if self.forward == self.reverse == self.nll == 0:
             raise GlaError(
                 "objective forward, reverse and nll are all 0", "at least one of them above 0"
@@ -77,8 +86,8 @@ def losses(
 
     Returns:
         f32[L] each: `loss`, the weighted sum, and beside it every term with a weight above 0,
-        itself not weighted: `forward_kl`, `reverse_kl`, `nll`, `reward`, `observation`. Positions
-        do not yet have `sequence.weight`.
+        itself not weighted: `forward_kl`, `reverse_kl`, `nll`, `reward`, `observation`, `told`.
+        Positions do not yet have `sequence.weight`.
 
     Raises:
         GlaError: if the interface lacks a head, or squashed actions are to be compared by KL.
@@ -104,6 +113,12 @@ def losses(
             raise GlaError("the objective predicts observations but the model has no head for them")
         error = jnp.mean((heads.observation - sequence.next_observation) ** 2, -1)
         terms["observation"] = config.observation, jnp.where(sequence.known, error, 0.0)
+    if config.told:
+        if heads.told is None or sequence.told is None:
+            raise GlaError("the objective asks for what is told but the model has no head for it")
+        there = ~jnp.isnan(sequence.told)
+        error = jnp.where(there, heads.told - jnp.where(there, sequence.told, 0.0), 0.0) ** 2
+        terms["told"] = config.told, jnp.sum(error, -1) / jnp.maximum(jnp.sum(there, -1), 1)
     weighted = [weight * value for weight, value in terms.values()]
     named = {name: value for name, (_, value) in terms.items()}
     return {"loss": sum(weighted[1:], weighted[0]), **named}

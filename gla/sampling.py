@@ -167,6 +167,8 @@ class Histories(NamedTuple):
         target_log_std: f32[R, U, k], without `policy` the targets'; zero for discrete actions.
         score: f32[S], how well each stream learned.
         best: i32[S], the streams in order of their scores, the best first.
+        told: f32[R, z], what is told of each run's task, each number centred and scaled over all of
+            the store; None where nothing is.
         target_update: i32[U], without `policy` the update to whose policy the targets of each
             update belong; None where it is that update itself.
     """
@@ -183,6 +185,7 @@ class Histories(NamedTuple):
     target_log_std: jax.Array | None = None
     score: jax.Array | None = None
     best: jax.Array | None = None
+    told: jax.Array | None = None
     target_update: jax.Array | None = None
 
 
@@ -199,6 +202,8 @@ class Sequences(NamedTuple):
         known: bool[L], false where the next observation is not of the same episode and segment: a
             history does not keep what an episode's last step showed.
         weight: f32[L], of the position in the loss.
+        told: f32[L, z], what is told of the task, the same at every position; NaN where nothing is.
+            None where no head asks for it.
     """
 
     tokens: jax.Array
@@ -208,6 +213,7 @@ class Sequences(NamedTuple):
     next_observation: jax.Array
     known: jax.Array
     weight: jax.Array
+    told: jax.Array | None = None
 
 
 def check(
@@ -407,7 +413,18 @@ def sample_sequence(
         next_observation=jnp.where(known[:, None], following, 0.0),
         known=known,
         weight=weight,
+        told=_told(histories, run, interface.told, config.length),
     )
+
+
+def _told(histories: Histories, run: jax.Array, size: int, length: int) -> jax.Array | None:
+    """Return what is told of a run's task, f32[length, size], if `size` is not 0."""
+    if not size:
+        return None
+    told = jnp.full(size, jnp.nan)
+    if histories.told is not None:
+        told = told.at[: histories.told.shape[-1]].set(histories.told[run])
+    return jnp.broadcast_to(told, (length, size))
 
 
 def _draw_updates(
@@ -559,6 +576,7 @@ def from_store(
         run=jnp.asarray(run),
         score=jnp.asarray(score),
         best=jnp.asarray(np.argsort(-score, kind="stable").astype(np.int32)),
+        told=_scaled_told(store, read),
     )
     if "policy" not in meta.arrays:
         target, target_log_std, log_std = _targets(meta, read, count, histories.action)
@@ -572,6 +590,15 @@ def from_store(
         mean=(policy.mean - mean[:, None]) / std[:, None], std=policy.std / std[:, None]
     )
     return histories._replace(policy=policy)
+
+
+def _scaled_told(store: HistoryStore, read: Callable[[str], np.ndarray]) -> jax.Array | None:
+    """Return what is told of the runs, centred and scaled by all that the store has."""
+    if not store.meta.told:
+        return None
+    every = store.read("told")
+    deviation = every.std(0)
+    return jnp.asarray((read("told") - every.mean(0)) / np.where(deviation > 1e-6, deviation, 1.0))
 
 
 def complete_runs(store: HistoryStore) -> list[int]:

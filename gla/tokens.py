@@ -33,11 +33,13 @@ class Heads(NamedTuple):
         action: f32[..., 2 m] of a Gaussian (see `gaussian_outputs`) or logits f32[..., m].
         reward: f32[...], predicted reward of this step; None without that head.
         observation: f32[..., n], predicted next observation; None without that head.
+        told: f32[..., z], what the model thinks is told of the task; None without that head.
     """
 
     action: jax.Array
     reward: jax.Array | None
     observation: jax.Array | None
+    told: jax.Array | None = None
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Interface:
         squashed: whether the action distribution is a tanh-Gaussian, on (-1, 1)^m.
         predict_reward: whether a head predicts the reward of this step.
         predict_observation: whether a head predicts the next observation.
+        told: how many numbers that could be told of the task a head predicts.
     """
 
     observation_dim: int
@@ -62,6 +65,7 @@ class Interface:
     squashed: bool = False
     predict_reward: bool = False
     predict_observation: bool = False
+    told: int = 0
 
     def __post_init__(self):
         object.__setattr__(self, "conditions", tuple(self.conditions))  # JSON has lists
@@ -86,14 +90,15 @@ class Interface:
     def outputs(self) -> int:
         """Numbers that the model returns per token."""
         extra = self.predict_reward + self.observation_dim * self.predict_observation
-        return self.action_outputs + extra
+        return self.action_outputs + extra + self.told
 
     def split(self, outputs: jax.Array) -> Heads:
         """Take the model's outputs f32[..., `outputs`] apart."""
         action, rest = outputs[..., : self.action_outputs], outputs[..., self.action_outputs :]
         reward = rest[..., 0] if self.predict_reward else None
-        observation = rest[..., int(self.predict_reward) :] if self.predict_observation else None
-        return Heads(action, reward, observation)
+        stop = rest.shape[-1] - self.told
+        seen = rest[..., int(self.predict_reward) : stop] if self.predict_observation else None
+        return Heads(action, reward, seen, rest[..., stop:] if self.told else None)
 
 
 def check_conditions(conditions: tuple[str, ...]) -> None:

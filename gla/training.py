@@ -134,6 +134,12 @@ def load_sources(
             check_sizes(
                 config.projection, meta.observation_size, meta.action_size, meta.environment
             )
+            if config.objective.told and meta.told > config.objective.told_size:
+                raise GlaError(
+                    f"{meta.told} numbers are told of the tasks in {path}, more than "
+                    f"objective.told_size={config.objective.told_size}",
+                    mend=f"raise objective.told_size to at least {meta.told}",
+                )
             loader = opened.enter_context(
                 Loader(
                     store,

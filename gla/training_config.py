@@ -59,6 +59,28 @@ class ValidationConfig:
 
 
 @dataclass(frozen=True)
+class ActingConfig:
+    """How the agent draws actions from what the model says; training does not depend on it.
+
+    Attributes:
+        correlation: of the noise of one step with that of the next, in [0, 1). Above 0 the noise of
+            every action dimension is a first-order autoregressive process; each action by itself
+            still has the model's distribution. Independent noise hardly moves a body that one step
+            hardly moves; noise that lasts explores (Eberhard et al. 2023, "Pink Noise Is All You
+            Need", compare its kinds).
+
+    Raises:
+        GlaError: if it is out of its range.
+    """
+
+    correlation: float = 0.0
+
+    def __post_init__(self):
+        if not 0.0 <= self.correlation < 1.0:
+            raise GlaError(f"acting correlation is {self.correlation}", "a number in [0, 1)")
+
+
+@dataclass(frozen=True)
 class MetaTrainConfig:
     """What to train, on what, for how long.
 
@@ -73,6 +95,7 @@ class MetaTrainConfig:
         objective: what is minimised.
         model: backbone and size.
         optimizer: how weights follow gradients.
+        acting: how the agent draws actions.
         validation: on unseen tasks.
         loading: how much of the histories is in memory at once.
         mesh: how devices are used; may change when training goes on.
@@ -99,6 +122,7 @@ class MetaTrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    acting: ActingConfig = field(default_factory=ActingConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     loading: LoadingConfig = field(default_factory=LoadingConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -166,6 +190,7 @@ def make_interface(config: MetaTrainConfig, discrete: bool) -> Interface:
         squashed=config.objective.squashed,
         predict_reward=config.objective.reward > 0,
         predict_observation=config.objective.observation > 0,
+        told=config.objective.told_size if config.objective.told else 0,
     )
 
 
@@ -180,11 +205,12 @@ def config_from_json(value: dict[str, Any]) -> MetaTrainConfig:
     kinds = {
         "projection": ProjectionConfig, "sampling": SamplingConfig, "objective": ObjectiveConfig,
         "model": ModelConfig, "optimizer": OptimizerConfig, "validation": ValidationConfig,
-        "loading": LoadingConfig, "mesh": MeshConfig,
+        "loading": LoadingConfig, "mesh": MeshConfig, "acting": ActingConfig,
     }  # fmt: skip
 
     def plain(part: dict[str, Any]) -> dict[str, Any]:  # JSON has lists where there are tuples
         return {n: tuple(v) if isinstance(v, list) else v for n, v in part.items()}
 
+    value = {"acting": {}} | value  # agents made before there was a choice
     parts = {name: kind(**plain(value[name])) for name, kind in kinds.items()}
     return MetaTrainConfig(**{**plain(value), **parts})

@@ -14,7 +14,7 @@ VERSION = 2
 Storage = Literal["float32", "float16", "bfloat16"]
 
 # Arrays that not every way of making histories has.
-OPTIONAL = ("distribution", "value", "policy", "target")
+OPTIONAL = ("distribution", "value", "policy", "target", "told")
 
 STREAM_ARRAYS = frozenset(
     (
@@ -39,6 +39,7 @@ ARRAYS = STREAM_ARRAYS | {
     "reward_scale",
     "target_log_std",
     "hyperparameters",
+    "told",
 }
 # Over runs, one row per update; all other arrays over runs have none.
 UPDATE_ARRAYS = frozenset(("log_std", "policy", "mean_return", "reward_deviation"))
@@ -72,6 +73,7 @@ class HistoryMeta:
         arrays: which of the optional arrays (`OPTIONAL`) there are.
         storage: type in which real numbers of streams (rewards apart) are stored.
         hyperparameters: names of the settings that differ from run to run.
+        told: how many numbers are told of each task.
     """
 
     environment: str
@@ -95,6 +97,7 @@ class HistoryMeta:
     arrays: tuple[str, ...] = ("distribution", "value", "policy")
     storage: Storage = "float32"
     hyperparameters: tuple[str, ...] = ()
+    told: int = 0
 
     def __post_init__(self):
         for name in ("arrays", "hyperparameters"):  # JSON has lists
@@ -159,7 +162,8 @@ def array_shapes(meta: HistoryMeta) -> dict[str, tuple[tuple[int, ...], str]]:
         observation normaliser among them.
     Over runs, [run, ...]:
         `observation_mean` f[n], `observation_std` f[n] and `reward_scale`, the task's normalisation
-        window; with `target` `target_log_std` f[k]; `hyperparameters` f[h] where they differ.
+        window; with `target` `target_log_std` f[k]; `hyperparameters` f[h] where they differ;
+        `told` f[z], what an expert is told of the task (`gla.envs.telling.told_vector`).
     """
     from gla.policy import PolicyShape
 
@@ -186,6 +190,7 @@ def array_shapes(meta: HistoryMeta) -> dict[str, tuple[tuple[int, ...], str]]:
         "reward_scale": ((meta.runs,), "float32"),
         "target_log_std": ((meta.runs, k), "float32"),
         "hyperparameters": ((meta.runs, len(meta.hyperparameters)), "float32"),
+        "told": ((meta.runs, meta.told), "float32"),
     }
     needs = {
         "log_std": "distribution",
@@ -205,6 +210,8 @@ def identity(meta: HistoryMeta) -> dict[str, Any]:
     """Return what must agree for two collections to be the same one, as JSON values."""
     fields = dataclasses.asdict(meta)
     fields.pop("packages")
+    if not fields["told"]:  # stores made before there was any are the same ones
+        fields.pop("told")
     return json.loads(json.dumps({**fields.pop("settings"), **fields}))
 
 

@@ -221,6 +221,45 @@ def test_a_checkpoint_is_loaded_as_it_was_saved(saved):
     assert action.shape == (2, 3) and np.isfinite(action).all()
 
 
+def test_noise_may_last(folder):
+    def ways(correlation):
+        rewrite(folder, lambda d: d["training"].update(acting={"correlation": correlation}))
+        agent = load(folder)
+        space = gymnasium.spaces.Box(-1, 1, (3,))
+        keys = jax.random.split(jax.random.key(0), 400)
+        state = agent.init(keys, 400, OBSERVATIONS, space)
+        zeros = jnp.zeros(400)
+        act, noises = jax.jit(agent.act), []
+        for step in range(4):
+            keys = jax.random.split(jax.random.fold_in(jax.random.key(1), step), 400)
+            state, action = act(state, jnp.zeros((400, 5)), zeros, zeros, zeros, keys)
+            noises.append(np.asarray(state.noise))
+        assert np.isfinite(action).all()
+        return np.array(noises)
+
+    alone, lasting = ways(0.0), ways(0.8)
+    for noise, expected in ((alone, 0.0), (lasting, 0.8)):
+        assert abs(noise.mean()) < 0.1 and abs(noise.std() - 1.0) < 0.05
+        found = np.corrcoef(noise[2].ravel(), noise[3].ravel())[0, 1]
+        assert abs(found - expected) < 0.1
+        apart = np.corrcoef(noise[3][:, 0], noise[3][:, 1])[0, 1]
+        assert abs(apart) < 0.2, "dimensions have noise of their own"
+    rewrite(folder, lambda d: d["training"].update(acting={"correlation": 1.0}))
+    with pytest.raises(GlaError, match="acting correlation is 1.0; expected a number in"):
+        load(folder)
+    rewrite(folder, lambda d: d["training"].pop("acting"))
+    assert load(folder).correlation == 0.0, "of agents made before there was a choice"
+
+
+def test_lasting_noise_draws_slots_as_often_as_they_are_likely():
+    agent = make_agent(True)
+    agent.correlation = 0.9
+    logits = jnp.log(jnp.array([0.1, 0.2, 0.7]))
+    noise = jax.random.normal(jax.random.key(0), (20_000, 3))
+    drawn = agent._sample(None, noise, jnp.broadcast_to(logits, (20_000, 3)))
+    np.testing.assert_allclose(np.bincount(drawn) / 20_000, [0.1, 0.2, 0.7], atol=0.015)
+
+
 def test_what_cannot_be_loaded_is_named(folder, tmp_path):
     with pytest.raises(GlaError, match="is not a checkpoint folder"):
         load(tmp_path / "nowhere")

@@ -256,9 +256,9 @@ def test_qualities_take_turns_and_the_best_policy_labels(experts, made, name):
     for run in range(3):
         bank = bank_of(maker, run)
         quality, _, share = maker.quality(bank.places)
-        assert np.bincount(quality).tolist() == [2] * 5, "10 updates, 5 equal shares"
+        assert np.bincount(quality).tolist() == [2, 0, 2, 2, 2, 2], "10 updates, 5 equal shares"
         assert (np.asarray(share)[np.asarray(quality) == 0] == 1).all()
-        noisy = np.asarray(share)[np.asarray(quality) == 3]
+        noisy = np.asarray(share)[np.asarray(quality) == QUALITIES.index("noisy")]
         assert (noisy >= 0.2).all() and (noisy <= 0.6).all()
         orders.append(tuple(np.asarray(quality).tolist()))
         expert = jax.tree.map(lambda x, run=run: x[run], last)
@@ -282,13 +282,14 @@ def test_shares_are_as_stated(experts):
     place = jnp.linspace(0, 1, 100_001)[:-1]
     path = str(experts("RandomLinear").path)
     for shares, expected in (
-        (QualityShares(), (0.1, 0.1, 0.1, 0.35, 0.35)),
-        (QualityShares(3, 0, 1, 0, 0), (0.75, 0, 0.25, 0, 0)),
-        (QualityShares(0, 0, 0, 0, 2), (0, 0, 0, 0, 1)),
+        (QualityShares(), (0.1, 0, 0.1, 0.1, 0.35, 0.35)),
+        (QualityShares(3, 0, 1, 0, 0), (0.75, 0, 0, 0.25, 0, 0)),
+        (QualityShares(0, 0, 0, 0, 2), (0, 0, 0, 0, 0, 1)),
+        (QualityShares(1, 0, 0, 0, 0, 3), (0.25, 0.75, 0, 0, 0, 0)),
     ):
         maker = MixedQualityMaker(MixedQualityConfig(experts=path, shares=shares, updates=60))
         quality, row, share = (np.asarray(x) for x in maker.quality(place))
-        np.testing.assert_allclose(np.bincount(quality, minlength=5) / 1e5, expected, atol=1e-4)
+        np.testing.assert_allclose(np.bincount(quality, minlength=6) / 1e5, expected, atol=1e-4)
         for number in np.unique(quality):
             if QUALITIES[number] in ("early", "middle", "late"):
                 first = 4 * ("early", "middle", "late").index(QUALITIES[number])
@@ -297,8 +298,41 @@ def test_shares_are_as_stated(experts):
                 np.testing.assert_allclose(counts[first:] / counts.sum(), 0.25, atol=1e-3)
         for run in range(3):
             turns, _, _ = maker.quality(bank_of(maker, run).places)
-            counts = np.bincount(np.asarray(turns), minlength=5)
+            counts = np.bincount(np.asarray(turns), minlength=6)
             assert (np.abs(counts - 60 * np.array(expected)) <= 1).all()
+
+
+def test_foreign_experts_are_those_of_other_runs(experts, made):
+    maker, store = made("mixed", "RandomLinear", shares=QualityShares(0, 0, 0, 0, 0, 1))
+    last = jax.tree.map(lambda x: x[:, -1], policies_of(experts("RandomLinear")))
+    flat = np.asarray(jax.vmap(pol.flatten)(last))
+    for run in range(3):
+        bank = bank_of(maker, run)
+        assert bank.policies.shape[0] == 4 * 4 + 1
+        lent = np.asarray(bank.policies[13:])
+        owners = [int(np.flatnonzero((flat == one).all(-1))[0]) for one in lent]
+        assert run not in owners and set(owners) <= {0, 1, 2}
+        seen = store.read("observation")[2 * run]
+        own = jax.tree.map(lambda x, run=run: x[run], last)
+        np.testing.assert_allclose(
+            store.read("target")[2 * run], said(own, seen, False)[0], atol=1e-5
+        )
+        place = np.repeat(np.asarray(bank.places)[:, None], 20, 1)
+        expected, _ = expected_distribution(maker, bank, place, seen)
+        np.testing.assert_allclose(store.read("distribution")[2 * run], expected, atol=1e-5)
+        lines = {
+            tuple(
+                np.round(said(jax.tree.map(lambda x, o=o: x[o], last), seen[0, :1], False)[0][0], 4)
+            )
+            for o in owners
+        }
+        assert tuple(np.round(store.read("distribution")[2 * run][0, 0], 4)) in lines
+    with pytest.raises(GlaError, match="has no foreign experts"):
+        MixedQualityMaker(
+            MixedQualityConfig(
+                experts=str(experts("RandomLinear").path), runs=1, shares=QualityShares(foreign=1)
+            )
+        )
 
 
 def test_versions_come_from_their_ranges(experts):

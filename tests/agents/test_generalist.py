@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +7,8 @@ import numpy as np
 import pytest
 
 from gla import policy as pol
+from gla import sampling
+from gla.agents import gla as gla_agent
 from gla.agents import ppo
 from gla.agents.distillation import Experts, MixedQualityConfig, MixedQualityMaker
 from gla.agents.generalist import (
@@ -13,12 +16,18 @@ from gla.agents.generalist import (
     GeneralistMaker,
     Told,
     specialize,
-    telling,
     train,
 )
 from gla.envs import registry
+from gla.envs.telling import telling, told_size, told_vector
 from gla.errors import GlaError
 from gla.histories import HistoryStore, record
+from gla.models import ModelConfig
+from gla.objectives import ObjectiveConfig
+from gla.projection import ProjectionConfig
+from gla.sampling import SamplingConfig
+from gla.training import meta_train
+from gla.training_config import MetaTrainConfig, make_interface
 
 SMALL = ppo.PPOConfig(num_envs=4, num_steps=20, num_updates=4, epochs=1, minibatches=1, hidden=8)
 
@@ -103,6 +112,45 @@ def test_histories_hold_the_versions_and_serve_as_experts(tmp_path):
     labelled = record(MixedQualityMaker(mixed), tmp_path / "mixed", progress=False)
     seen = labelled.read("observation")[1, 3]
     np.testing.assert_allclose(pol.gaussian(own, seen)[0], labelled.read("target")[1, 3], atol=1e-5)
+
+
+def test_what_is_told_is_recorded_and_shown_to_the_objective(tmp_path):
+    maker = GeneralistMaker(configure(tmp_path), progress=False)
+    store = record(maker, tmp_path / "h", progress=False)
+    env, told = maker._env, store.read("told")
+    size = told_size(env)
+    assert store.meta.told == size == told.shape[1] > 24
+    for run in range(3):
+        params = env.sample_params(maker.keys(jnp.int32(run)).task)
+        np.testing.assert_allclose(told[run], told_vector(env, params), atol=1e-5)
+    # The same tasks in the store of another maker.
+    mixed = MixedQualityConfig(experts=str(tmp_path / "h"), updates=4, steps=10, block=2)
+    labelled = record(MixedQualityMaker(mixed), tmp_path / "mixed", progress=False)
+    np.testing.assert_allclose(labelled.read("told"), told, atol=1e-5)
+
+    settings = MetaTrainConfig(
+        histories=(str(labelled.path),),
+        projection=ProjectionConfig(4, 2, "identity"),
+        sampling=SamplingConfig(segments=2, segment_length=5, first_update=(0, 1), gap=(1, 1)),
+        objective=ObjectiveConfig(told=0.5, told_size=size + 2),
+        model=ModelConfig(width=8, layers=1, heads=1, mlp=1, window=8),
+        batch_size=2, steps=2, steps_per_dispatch=1, checkpoint_every=1,
+    )  # fmt: skip
+    read = sampling.from_store(labelled)
+    scaled = (told - told.mean(0)) / np.where(told.std(0) > 1e-6, told.std(0), 1)
+    np.testing.assert_allclose(read.told, scaled, atol=1e-4)
+    interface = make_interface(settings, discrete=False)
+    found = sampling.sample_sequence(
+        jax.random.key(0), read, settings.sampling, settings.projection, interface
+    )
+    assert found.told.shape == (10, size + 2) and np.isnan(found.told[:, size:]).all()
+    assert any(np.allclose(found.told[3, :size], row, atol=1e-4) for row in scaled)
+    folder = meta_train(settings, tmp_path / "agent", progress=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["told"] > 0 and gla_agent.load(folder).interface.told == size + 2
+    few = dataclasses.replace(settings, objective=ObjectiveConfig(told=0.5, told_size=3))
+    with pytest.raises(GlaError, match="more than objective.told_size=3; raise"):
+        meta_train(few, tmp_path / "few", progress=False)
 
 
 def test_training_that_was_stopped_goes_on_as_if_it_was_not(tmp_path):

@@ -20,13 +20,14 @@ from gla.sampling import LAST, SamplingConfig, Sequences, pad_target
 from gla.tokens import LOG_STD_HIGH, LOG_STD_LOW, Interface
 
 LENGTH, N, M, K = 5, 3, 4, 2
-HEADS = {"predict_reward": True, "predict_observation": True}
+TOLD = 4
+HEADS = {"predict_reward": True, "predict_observation": True, "told": TOLD}
 KINDS = {
     "gaussian": Interface(N, M, **HEADS),
     "tanh": Interface(N, M, squashed=True, **HEADS),
     "categorical": Interface(N, M, discrete=True, **HEADS),
 }
-ALL = {"nll": 0.5, "reward": 0.4, "observation": 0.2}
+ALL = {"nll": 0.5, "reward": 0.4, "observation": 0.2, "told": 0.3}
 CONFIGS = {
     "gaussian": ObjectiveConfig(0.7, 1.3, **ALL),
     "tanh": ObjectiveConfig(0.0, 0.0, squashed=True, **ALL),
@@ -56,6 +57,7 @@ def sequence(kind, seed=0):
         next_observation=rng.normal(size=(LENGTH, N)),
         known=np.array([True, True, False, True, False]),
         weight=np.ones(LENGTH),
+        told=np.where(np.arange(TOLD) == 2, np.nan, rng.normal(size=(LENGTH, TOLD))),
     )
 
 
@@ -93,8 +95,10 @@ def reference(outputs, sequence, kind):
     if kind == "tanh":
         del terms["forward_kl"], terms["reverse_kl"]
     terms["reward"] = (outputs[:, size] - sequence.reward) ** 2
-    error = ((outputs[:, size + 1 :] - sequence.next_observation) ** 2).mean(-1)
+    error = ((outputs[:, size + 1 : -TOLD] - sequence.next_observation) ** 2).mean(-1)
     terms["observation"] = np.where(sequence.known, error, 0)
+    there = [0, 1, 3]  # nothing is told of the third number
+    terms["told"] = ((outputs[:, -TOLD:] - sequence.told)[:, there] ** 2).mean(-1)
     config = CONFIGS[kind]
     weights = {"forward_kl": config.forward, "reverse_kl": config.reverse, **ALL}
     return {"loss": sum(weights[name] * value for name, value in terms.items()), **terms}
@@ -223,7 +227,9 @@ def test_padded_targets_have_the_same_divergences_and_gradients(k):
 def test_what_is_not_known_is_not_asked_for():
     one, outputs = sequence("gaussian"), outputs_of("gaussian")
     slope = jax.jit(jax.grad(lambda o: jnp.sum(program("gaussian")(o, one)["loss"])))(outputs)
-    at = np.asarray(slope)[:, 2 * M + 1 :]
+    told = np.asarray(slope)[:, -TOLD:]
+    assert (told[:, 2] == 0).all() and (told[:, [0, 1, 3]] != 0).all()
+    at = np.asarray(slope)[:, 2 * M + 1 : -TOLD]
     assert (at[~one.known] == 0).all() and (at[one.known] != 0).all()
     # Nor does what stands there matter.
     other = one._replace(next_observation=np.where(one.known[:, None], one.next_observation, 99.0))

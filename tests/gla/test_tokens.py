@@ -44,7 +44,13 @@ def test_outputs_are_taken_apart_without_overlap():
     np.testing.assert_array_equal(alone.observation, outputs[:, 4:7])
     assert alone.reward is None
     plain = PLAIN.split(outputs[:, :4])
-    assert plain.reward is None and plain.observation is None
+    assert plain.reward is None and plain.observation is None and plain.told is None
+    told = Interface(3, 2, predict_reward=True, predict_observation=True, told=5)
+    assert told.outputs == 13
+    outputs = jnp.arange(26.0).reshape(2, 13)
+    heads = told.split(outputs)
+    np.testing.assert_array_equal(heads.observation, outputs[:, 5:8])
+    np.testing.assert_array_equal(heads.told, outputs[:, 8:])
 
 
 def test_tokens_hold_their_parts_in_order():
