@@ -169,7 +169,7 @@ class RandomPotential(Environment):
         starts_low = uniform() < 0.6
         rest = jnp.where(starts_low & ~free, low, uniform(-0.8 * reach, 0.8 * reach))
         wide = 2.0 if self._hinged else 0.5
-        spread = jnp.where(starts_low, 0.1 * reach / math.pi, wide)
+        spread = jnp.where(starts_low, jnp.float32(0.1 * reach / math.pi), jnp.float32(wide))
         arrival = 0.3 if c.body == "slider" else 0.0
         shares = jnp.array([0.25, 0.2, 0.4 - 0.5 * arrival, 0.15 - 0.2 * arrival, arrival])
         first, second = jax.random.categorical(next(keys), jnp.log(shares), shape=(2,))
