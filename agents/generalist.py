@@ -41,12 +41,12 @@ from gla.agents.rollouts import (
     make_meta,
     plain_environment,
 )
+from gla.envs import registry
 from gla.envs.base import (
     Environment,
     Params,
     State,
     Timestep,
-    action_size,
     is_discrete,
     observation_size,
 )
@@ -186,9 +186,11 @@ class GeneralistConfig(RolloutConfig):
         shares = np.linspace(0.0, 1.0, self.versions) ** 2 if self.versions > 1 else np.ones(1)
         return np.round(shares * self.ppo.num_updates).astype(int).tolist()
 
-    def identity(self, environment: str) -> str:
-        """Return what decides how an expert turns out, as text."""
-        parts = [environment, self.seed, self.kept, dataclasses.asdict(self.ppo)]
+    @property
+    def identity(self) -> str:
+        """What decides how an expert turns out, as text."""
+        family = registry.resolve(self.environment).id
+        parts = [family, self.seed, self.kept, dataclasses.asdict(self.ppo)]
         return json.dumps(parts, sort_keys=True)
 
 
@@ -209,7 +211,7 @@ def train(config: GeneralistConfig, env: Environment, progress: bool = True) -> 
     settings, path = config.ppo, Path(config.teacher)
     world = Autoreset(TimeLimit(Told(env), env.horizon or settings.num_steps))
     keys = run_keys(task_key("train", config.seed, jnp.int32(0)))
-    identity = config.identity(f"{env.name} {_sizes(world)}")
+    identity = config.identity
     training = jax.eval_shape(lambda: ppo.begin(keys, world, (), settings))
     saved = _read(path, identity)
     versions: list[np.ndarray] = []
@@ -248,10 +250,6 @@ def train(config: GeneralistConfig, env: Environment, progress: bool = True) -> 
     return np.stack(versions)
 
 
-def _sizes(world: Environment) -> str:
-    return f"{observation_size(world)} {action_size(world)} {world.horizon}"
-
-
 def _write(path: Path, identity: str, training: ppo.Training, versions: list[np.ndarray]) -> None:
     arrays: dict[str, Any] = {"identity": np.array(identity), "versions": np.array(versions)}
     buffer = io.BytesIO()
@@ -274,7 +272,7 @@ def _read(path: Path, identity: str) -> Mapping[str, np.ndarray] | None:
     if found != identity:
         raise GlaError(
             f"{path} holds an expert with other settings",
-            "an expert of the same family, seed, versions and ppo settings",
+            "an expert of the same environment, seed, versions and ppo settings",
             "name another file",
         )
     return saved

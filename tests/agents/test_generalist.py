@@ -187,7 +187,10 @@ def test_the_wrong_file_is_refused(tmp_path):
     env = registry.make_functional("gla/RandomPotential-v0")
     config = configure(tmp_path, versions=1)
     train(config, env, progress=False)
-    for change in ({"seed": 1}, {"versions": 2}, {"ppo": dataclasses.replace(SMALL, gamma=0.5)}):
+    for change in (
+        {"seed": 1}, {"versions": 2}, {"ppo": dataclasses.replace(SMALL, gamma=0.5)},
+        {"environment": "gla/RandomPotential-v0?free=1.0"},
+    ):  # fmt: skip
         with pytest.raises(GlaError, match="an expert with other settings.*name another file"):
             train(configure(tmp_path, **{"versions": 1} | change), env, progress=False)
     (tmp_path / "teacher.npz").write_bytes(b"no zip")
