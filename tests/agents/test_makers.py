@@ -13,6 +13,7 @@ from gla.errors import GlaError
 from gla.histories import HistoryMaker, record
 
 NEEDED = {
+    "generalist": ["--teacher", "x.npz"],
     "noise-distilled": ["--experts", "x"],
     "mixed-quality": ["--experts", "x"],
     "agent": ["--agent", "ppo", "--experts", "x"],

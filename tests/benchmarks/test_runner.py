@@ -219,18 +219,21 @@ def test_a_plain_agent_sees_what_happened(world):
     assert all((seen[1] == 0).all() for seen in agent.seen)
 
 
-def test_the_lens_normalises_and_projects(world):
+@pytest.mark.parametrize("bound", ["clip", "log"])
+def test_the_lens_normalises_and_projects(world, bound):
     agent = Plain(4, action=0.3)
-    agent.view = View(ProjectionConfig(8, 4), window=50)
+    agent.view = View(ProjectionConfig(8, 4, bound=bound), window=50)
+    large = bound == "log"
     lens = make_lens(world, agent.view, CONFIG)
     played = run(agent, world, lens=lens)
     observation, reward, *_ = (np.stack(x) for x in zip(*agent.seen, strict=True))
     first = world.reset()
     for i in range(3):
-        statistics, projection = jax.tree.map(lambda x, i=i: x[i], tuple(lens))
-        seen = proj.project_observation(projection, normalize_observation(statistics, first[i]))
+        statistics, projection = jax.tree.map(lambda x, i=i: x[i], tuple(lens)[:2])
+        shown = normalize_observation(statistics, first[i], large)
+        seen = proj.project_observation(projection, shown)
         np.testing.assert_allclose(observation[0, i], seen, atol=1e-5)
-        scaled = normalize_reward(statistics, played.reward[:-1, i])
+        scaled = normalize_reward(statistics, played.reward[:-1, i], large)
         np.testing.assert_allclose(reward[1:, i], scaled, atol=1e-5)
     maps = np.asarray(lens.projection.action_map)
     assert not np.allclose(maps[0], maps[1]), "every lifetime has a projection of its own"
