@@ -17,7 +17,6 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from gla import policy as pol
 from gla import projection as proj
@@ -148,8 +147,7 @@ class AgentMaker(RolloutMaker):
         """Return the experts, f32[runs, P]."""
         if self.experts is None:
             return ()
-        last = np.full((len(runs), 1), self.experts.meta.updates - 1)
-        return self.experts.versions(runs, last)[:, 0]
+        return self.experts.last(runs)
 
     def prepare(self, keys: RunKeys, params: Params, given: Any) -> Any:
         """Return the expert."""

@@ -22,6 +22,7 @@ from gla.agents.hyper import HyperRanges, draw_hyper
 from gla.envs import registry
 from gla.envs.base import action_size, is_discrete, observation_size
 from gla.envs.splits import Split
+from gla.envs.telling import can_tell, told_size, told_vector
 from gla.envs.wrappers import Autoreset, Normalized, TimeLimit, random_action
 from gla.errors import GlaError
 from gla.histories import (
@@ -117,7 +118,14 @@ def make_meta(config: CollectConfig, env: Any, horizon: int | None) -> HistoryMe
         packages=package_versions(),
         method="ppo",
         chunk=config.chunk,
-        arrays=("distribution", "value", "policy", *(("target",) if config.targets else ())),
+        arrays=(
+            "distribution",
+            "value",
+            "policy",
+            *(("target",) if config.targets else ()),
+            *(("told",) if can_tell(env) else ()),
+        ),
+        told=told_size(env),
         storage=config.storage,
         hyperparameters=ppo.Hyper._fields if config.vary.any else (),
     )
@@ -246,6 +254,10 @@ class PPOMaker(BlockMaker):
     def once(self, fixed: _Fixed) -> dict[str, jax.Array]:
         """Return the normalisation of the tasks, and settings that differ."""
         arrays = fixed["statistics"]._asdict()
+        if self._meta.told:
+            arrays["told"] = jax.vmap(lambda params: told_vector(self._env, params))(
+                fixed["params"]
+            )
         if self._meta.hyperparameters:
             arrays["hyperparameters"] = jnp.stack(fixed["hyper"], -1)
         return arrays

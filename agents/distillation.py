@@ -10,6 +10,7 @@ policies from a history store of PPO (`gla.agents.collect`), run by run and so t
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -124,7 +125,6 @@ class Experts:
                 f"{where} is not complete (block {lacking[0]} is missing)",
                 mend="run the `gla collect ppo` that made it again",
             )
-        self._last: tuple[int, np.ndarray] | None = None
         self.shape = pol.PolicyShape(
             self.meta.observation_size, self.meta.action_size, self.meta.hidden, self.meta.discrete
         )
@@ -173,16 +173,14 @@ class Experts:
             ]
         )
 
-    def of_runs(self, runs: np.ndarray, number: int) -> np.ndarray:
-        """Read version `number` of the policies of runs i32[...], f32[..., P].
+    def last(self, runs: range) -> np.ndarray:
+        """Read the last policies of some runs, f32[runs, P]; errors as `versions`."""
+        return self.versions(runs, np.full((len(runs), 1), self.meta.updates - 1))[:, 0]
 
-        Raises:
-            GlaError: if the store is damaged.
-        """
-        if self._last is None or self._last[0] != number:
-            every = [self.store.read("policy", [run])[0, number] for run in range(self.runs)]
-            self._last = number, np.stack(every)
-        return self._last[1][runs]
+    @functools.cached_property
+    def every_last(self) -> np.ndarray:
+        """The last policies of all runs, f32[runs, P], read once."""
+        return self.last(range(self.runs))
 
 
 class Heads(NamedTuple):
@@ -306,8 +304,7 @@ class NoiseDistilledMaker(_DistilledMaker):
 
     def given(self, runs: range) -> np.ndarray:
         """Return the last policies, f32[runs, P]."""
-        last = np.full((len(runs), 1), self.experts.meta.updates - 1)
-        return self.experts.versions(runs, last)[:, 0]
+        return self.experts.last(runs)
 
     def prepare(self, keys: RunKeys, params: Params, given: Any) -> pol.PolicyParams:
         """Return the expert."""
@@ -502,9 +499,8 @@ class MixedQualityMaker(_DistilledMaker):
         own = self.experts.versions(runs, np.asarray(self._choose(np.array(runs))))
         if not self.config.shares.foreign:
             return own
-        last = self.experts.meta.updates - 1
-        lent = np.asarray(self._choose_others(np.array(runs)))
-        return np.concatenate([own, self.experts.of_runs(lent, last)], 1)
+        lent = self.experts.every_last[np.asarray(self._choose_others(np.array(runs)))]
+        return np.concatenate([own, lent], 1)
 
     def prepare(self, keys: RunKeys, params: Params, given: Any) -> Bank:
         """Return what can act, and when."""

@@ -5,6 +5,7 @@ Every step is a command of its own too (`Step.command`), and leaves what it made
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import json
 import shlex
@@ -26,7 +27,7 @@ from gla.training_config import MetaTrainConfig
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(abc.ABC):
     """One thing to do, whose result stays.
 
     Attributes:
@@ -41,19 +42,20 @@ class Step:
     folder: ClassVar[str] = ""
 
     @property
+    @abc.abstractmethod
     def about(self) -> str:
         """What is done, in a few words."""
-        raise NotImplementedError
 
     @property
     def made(self) -> str:
         """What it leaves, as a path relative to the output folder."""
         return f"{self.folder}/{self.name}"
 
+    @abc.abstractmethod
     def words(self) -> list[str]:
         """Return the words of its command, typed in the output folder."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def run(self, out: Path, progress: bool, workers: WorkerConfig) -> None:
         """Do it, or go on with it.
 
@@ -62,7 +64,6 @@ class Step:
             progress: show a progress bar.
             workers: over what a suite is spread.
         """
-        raise NotImplementedError
 
     @property
     def command(self) -> str:

@@ -10,6 +10,7 @@ from gla import policy as pol
 from gla import sampling
 from gla.agents import gla as gla_agent
 from gla.agents import ppo
+from gla.agents.collect import CollectConfig, collect
 from gla.agents.distillation import Experts, MixedQualityConfig, MixedQualityMaker
 from gla.agents.generalist import (
     GeneralistConfig,
@@ -118,7 +119,7 @@ def test_what_is_told_is_recorded_and_shown_to_the_objective(tmp_path):
     maker = GeneralistMaker(configure(tmp_path), progress=False)
     store = record(maker, tmp_path / "h", progress=False)
     env, told = maker._env, store.read("told")
-    size = told_size(env)
+    size, env_id = told_size(env), "gla/RandomPotential-v0"
     assert store.meta.told == size == told.shape[1] > 24
     for run in range(3):
         params = env.sample_params(maker.keys(jnp.int32(run)).task)
@@ -127,6 +128,11 @@ def test_what_is_told_is_recorded_and_shown_to_the_objective(tmp_path):
     mixed = MixedQualityConfig(experts=str(tmp_path / "h"), updates=4, steps=10, block=2)
     labelled = record(MixedQualityMaker(mixed), tmp_path / "mixed", progress=False)
     np.testing.assert_allclose(labelled.read("told"), told, atol=1e-5)
+
+    # And PPO's, of the same tasks.
+    by_ppo = CollectConfig(env_id, runs=3, block=2, window=20, ppo=SMALL)
+    alone = collect(by_ppo, tmp_path / "ppo", progress=False)
+    np.testing.assert_allclose(alone.read("told"), told, atol=1e-5)
 
     settings = MetaTrainConfig(
         histories=(str(labelled.path),),
