@@ -1,10 +1,10 @@
 """One expert for all tasks of a family: a policy that is told which task it is in.
 
 PPO on one task learns that task alone. `train` lets PPO live in ever new tasks of a family at once
-and shows the policy their hidden parameters beside the observation, so that what it finds out in one
-task serves it in others: experts of a thousand tasks cost about as much as those of twenty. Of such a teacher a student that sees only
-observations and rewards can learn to adapt: Kumar et al. 2021, "RMA: Rapid Motor Adaptation for
-Legged Robots".
+and shows the policy their hidden parameters beside the observation, so that what it finds out in
+one task serves it in others: experts of a thousand tasks cost about as much as those of twenty. Of
+such a teacher a student that sees only observations and rewards can learn to adapt: Kumar et al.
+2021, "RMA: Rapid Motor Adaptation for Legged Robots".
 
 Once the task is known, what the policy is told is constant, and all it does in the first layer is
 to move its bias; and the frame in which the policy sees the task is one more linear map.
