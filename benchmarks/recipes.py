@@ -96,6 +96,7 @@ _DIRECTION = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
+    "gla/RandomHinges-v0": _FAMILY,
     "gla/RandomLinear-v0": _FAMILY,
     "gla/RandomMechanics-v0": _FAMILY,
     "gla/RandomNeural-v0": _FAMILY,

@@ -44,6 +44,7 @@ class RandomPotentialConfig:
         time_step: range of the time that a step takes, drawn per task with a uniform logarithm.
         strength: range of the acceleration of a full action, likewise.
         free: probability that there is no potential.
+        damping: range of the damping of a coordinate, likewise.
 
     Raises:
         GlaError: if a value is out of its range.
@@ -54,12 +55,13 @@ class RandomPotentialConfig:
     time_step: tuple[float, float] = (0.04, 0.3)
     strength: tuple[float, float] = (0.2, 2.0)
     free: float = 0.1
+    damping: tuple[float, float] = (0.003, 0.3)
 
     def __post_init__(self):
         if self.body not in get_args(Body):
             raise GlaError(f"body is {self.body!r}", f"one of {', '.join(get_args(Body))}")
         check_count("horizon", self.horizon)
-        for name, most in (("time_step", 0.5), ("strength", 100.0)):
+        for name, most in (("time_step", 0.5), ("strength", 100.0), ("damping", 2.0)):
             check_range(name, getattr(self, name), 0.0, most)
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check_number("free", self.free, 0.0, 1.0)
@@ -184,7 +186,7 @@ class RandomPotential(Environment):
         costly = uniform() < 0.5
         return PotentialParams(
             strength=sign() * spread_log(*c.strength),
-            damping=spread_log(0.003, 0.3, (2,)),
+            damping=spread_log(*c.damping, (2,)),
             waves=waves,
             phases=phases,
             track=jnp.where(uniform() < 0.3, uniform(0.0, 0.3), 0.0),
@@ -266,7 +268,7 @@ class RandomPotential(Environment):
         q, v = state
         dt = params.time_step / SUBSTEPS
         for _ in range(SUBSTEPS):  # semi-implicit Euler
-            v = v + dt * self._acceleration(q, v, action[0], params)
+            v = v + dt * self.acceleration(q, v, action[0], params)
             v = jnp.clip(v, -params.top_speed, params.top_speed)
             q = q + dt * v
             if self.config.body != "hinge":  # walls take all speed
@@ -274,12 +276,15 @@ class RandomPotential(Environment):
                 v = v.at[0].set(jnp.where(jnp.abs(q[0]) > ends, 0.0, v[0]))
                 q = q.at[0].set(jnp.clip(q[0], -ends, ends))
         state = PotentialState(q, v)
-        reward, arrived = self._reward(state, params)
+        reward, arrived = self.reward(state, params)
         reward = reward - params.cost * action[0] ** 2
         ts = timestep(self._observe(state, params), reward, arrived, jnp.zeros((), bool))
         return state, ts
 
-    def _acceleration(self, q, v, action, params: PotentialParams) -> jax.Array:
+    def acceleration(
+        self, q: jax.Array, v: jax.Array, action: jax.Array, params: PotentialParams
+    ) -> jax.Array:
+        """Return the accelerations of all coordinates, shaped as they are, under a push f32[]."""
         push = params.strength * action
         if self.config.body == "hinge":
             return (push + _slope(q[0], params) - params.damping[0] * v[0])[None]
@@ -292,9 +297,8 @@ class RandomPotential(Environment):
         hinge = _slope(q[1], params) - params.damping[1] * v[1] + felt * slider
         return jnp.stack([slider, hinge])
 
-    def _reward(
-        self, state: PotentialState, params: PotentialParams
-    ) -> tuple[jax.Array, jax.Array]:
+    def reward(self, state: PotentialState, params: PotentialParams) -> tuple[jax.Array, jax.Array]:
+        """Return the reward f32[] in a state, costs apart, and whether that ends the episode."""
         away, speed = state.q[-1] - params.goal, state.v[-1]
         farthest = math.pi if self._hinged else REACH
         if self._hinged:
@@ -341,19 +345,34 @@ class RandomPotential(Environment):
         if self.config.body == "pair":
             middle[0] = 0.3 * q[0]
             canvas.line(np.array([[-0.9, 0.0], [0.9, 0.0]]), drawing.GRID, 0.04)
-
-        def at(angle, radius):
-            # Angle zero points up.
-            return middle + radius * np.array([-math.sin(angle), math.cos(angle)])
-
-        for angle in np.linspace(-math.pi, math.pi, 48, endpoint=False):
-            tall = float(height(np.array([angle]))[0])
-            canvas.disc(at(angle, 0.95), 0.03 + 0.03 * max(tall, -0.6), drawing.GRID)
-        canvas.disc(at(goal, 0.75), 0.12, drawing.GOAL)
-        canvas.line(np.stack([middle, at(q[-1], 0.75)]), drawing.BODY, 0.07)
-        canvas.disc(middle, 0.08, drawing.WALL)
-        canvas.disc(at(q[-1], 0.75), 0.07, drawing.AGENT)
+        draw_hinge(canvas, middle, 1.0, q[-1], params)
         return canvas.array()
+
+
+def draw_hinge(canvas: Any, middle: np.ndarray, size: float, angle: float, params: Any) -> None:
+    """Draw a hinge on a `gla.envs.drawing.Canvas`: a rod on an axle that points up at angle 0.
+
+    Args:
+        canvas: where.
+        middle: f64[2], where its axle is.
+        size: length of everything, 1 for one that fills a square of 2 by 2.
+        angle: rad.
+        params: `PotentialParams` of its task.
+    """
+    from gla.envs import drawing
+
+    waves, phases = np.asarray(params.waves), np.asarray(params.phases)
+
+    def at(angle, radius):
+        return middle + size * radius * np.array([-math.sin(angle), math.cos(angle)])
+
+    for place in np.linspace(-math.pi, math.pi, 48, endpoint=False):
+        tall = float(np.asarray(_potential(np.array([place]), waves, phases))[0]) / 2.0
+        canvas.disc(at(place, 0.95), size * (0.03 + 0.03 * max(tall, -0.6)), drawing.GRID)
+    canvas.disc(at(float(params.goal), 0.75), size * 0.12, drawing.GOAL)
+    canvas.line(np.stack([middle, at(angle, 0.75)]), drawing.BODY, size * 0.07)
+    canvas.disc(middle, size * 0.08, drawing.WALL)
+    canvas.disc(at(angle, 0.75), size * 0.07, drawing.AGENT)
 
 
 def _potential(angle: Any, waves: Any, phases: Any) -> jax.Array:

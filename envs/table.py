@@ -149,6 +149,13 @@ def _dmc(domain: str, task: str, description: str) -> EnvironmentSpec:
 
 _RANDOM = (
     _own(
+        "RandomHinges",
+        "random_hinges:RandomHinges",
+        "random-hinges",
+        100,
+        "several hinges in random potentials, moved together through mixed motors",
+    ),
+    _own(
         "RandomLinear",
         "random_linear:RandomLinear",
         "random-linear",
