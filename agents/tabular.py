@@ -22,7 +22,7 @@ from gla.envs.base import is_discrete
 from gla.envs.vectorized import strong_types
 from gla.errors import GlaError
 from gla.tabular import tables as memory
-from gla.tabular.rule import CHANNELS, Rule, initial_rule, plan
+from gla.tabular.rule import CHANNELS, Rule, initial_rule, optimistic_rule, plan
 from gla.tabular.tables import Tables, TablesConfig
 
 
@@ -136,3 +136,8 @@ def load(path: str | os.PathLike, name: str = "tabular", which: Which = "latest"
 def untrained() -> TabularAgent:
     """Return the agent with the rule that evolution begins from, for comparison."""
     return TabularAgent(initial_rule(jax.random.key(0)), name="tabular, untrained")
+
+
+def by_hand() -> TabularAgent:
+    """Return the agent with a rule that was set by hand (`optimistic_rule`), for comparison."""
+    return TabularAgent(optimistic_rule(), name="tabular, set by hand")

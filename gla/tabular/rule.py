@@ -82,6 +82,26 @@ def initial_rule(key: jax.Array) -> Rule:
     )
 
 
+def optimistic_rule() -> Rule:
+    """Return a rule that was set by hand: act greedily under optimism, after R-max and MBIE-EB.
+
+    Discounts of 0.99, a bonus that falls with the root of a count or so, untried actions that lead
+    nearly to the best known. It says what the built-in parts can do; nothing in it is learned.
+    """
+    rule = initial_rule(jax.random.key(0))
+    logarithm = jnp.log(jnp.array([0.5, 0.1, 10.0]))
+    return rule._replace(
+        horizon=jnp.full(3, jnp.log(100.0)),
+        prior=jnp.array([-6.0, -2.0, -2.0]),
+        unknown=jnp.array([0.0, 2.0, 3.0]),
+        fall=jnp.full(2, jnp.log(0.7)),
+        resume=jnp.array([0.0, -3.0]),
+        weight=jnp.zeros(CONTEXT),
+        width=jnp.full(3, jnp.log(0.05)),
+        sharpness=jnp.zeros((CHANNELS, CONTEXT)).at[:, 0].set(logarithm),
+    )
+
+
 def _range(tables: Tables, values: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Return the lowest and the highest value of known states, f32[3] each."""
     known = jnp.arange(values.shape[1]) < tables.known
