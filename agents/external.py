@@ -63,18 +63,20 @@ def load_agent(spec: str, which: Which = "latest", ask: Mapping[str, float] | No
             "`gla meta-test` also takes nulls",
         )
     if folder is not None:
-        from gla.agents import gla, gpicl
+        from gla.agents import gla, gpicl, tabular
         from gla.checkpoints import describe
-        from gla.gpicl.training import KIND
+        from gla.gpicl.training import KIND as GPICL
+        from gla.tabular.trained import KIND as EVOLUTION
 
-        if describe(folder).get("kind") != KIND:
+        kind = describe(folder).get("kind")
+        if kind not in (GPICL, EVOLUTION):
             return gla.load(folder, which=which, ask=ask)
         if ask:
+            what = "a learner of data sets" if kind == GPICL else "a tabular agent"
             raise GlaError(
-                f"{spec} holds a learner of data sets, which reads no conditions",
-                mend="leave --ask away",
+                f"{spec} holds {what}, which reads no conditions", mend="leave --ask away"
             )
-        return gpicl.load(folder, which=which)
+        return (gpicl if kind == GPICL else tabular).load(folder, which=which)
     if ask or which != "latest":
         raise GlaError(
             f"the agent {spec!r} is no checkpoint folder, and only those are asked for "

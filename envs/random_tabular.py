@@ -149,6 +149,20 @@ class TabularEnvironment(Environment):
         starts = jnp.diff(params.starts, prepend=0.0)
         return TabularSolution(actions, values, jnp.dot(starts, values))
 
+    def uniform_return(self, params: TabularParams) -> jax.Array:
+        """Compute the expected return of an episode of uniform actions, f32[]."""
+        before = jnp.pad(params.cumulative[..., :-1], ((0, 0), (0, 0), (1, 0)))
+        probabilities = params.cumulative - before
+
+        def earlier(later: jax.Array, _: None) -> tuple[jax.Array, None]:
+            rest = jnp.where(params.terminal, 0.0, later)
+            returns = jnp.sum(probabilities * (params.rewards + rest[params.successors]), -1)
+            return jnp.mean(returns, -1), None
+
+        nothing = jnp.zeros(self.states, jnp.float32)
+        values, _ = jax.lax.scan(earlier, nothing, None, self.horizon)
+        return jnp.dot(jnp.diff(params.starts, prepend=0.0), values)
+
     def best_action(
         self, solution: TabularSolution, state: TabularState, params: TabularParams
     ) -> jax.Array:
@@ -172,9 +186,15 @@ class RandomTabularConfig:
         starts: number of start states of a task, each equally likely.
         reward_share: share of the state-action pairs that pay, in [0, 1]; the number of pairs is
             rounded and at least 1. With 0 the task is a search for a goal instead: entering one
-            hidden state pays 1 and ends the episode, every other step costs 1 / horizon.
+            hidden state pays 1 and ends the episode, every other step pays `step_reward`.
         reward_noise: largest deviation of a reward from its mean, drawn uniformly, at least 0.
         horizon: steps in an episode.
+        traps: number of states that end the episode; entering one pays as any other step does. The
+            hidden cycle does not run through them, and no pair that pays is theirs.
+        reach: how far along the hidden cycle a step leads at most, forward or backward, but for the
+            step that closes the cycle; at least successors - 1. Small numbers make long chains. 0
+            sets no limit.
+        step_reward: what a step pays in a search for a goal, at most 0; None for -1 / horizon.
 
     Raises:
         GlaError: if a value is out of its range.
@@ -188,6 +208,9 @@ class RandomTabularConfig:
     reward_share: float = 0.1
     reward_noise: float = 0.0
     horizon: int = 50
+    traps: int = 0
+    reach: int = 0
+    step_reward: float | None = None
 
     def __post_init__(self):
         for name in ("states", "actions", "successors", "starts", "horizon"):
@@ -202,28 +225,52 @@ class RandomTabularConfig:
                 f"successors is {self.successors} with {self.states} states",
                 "at most as many successors as states",
             )
-        most = self.states if self.reward_share > 0 else self.states - 1
+        for name in ("traps", "reach"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise GlaError(f"{name} is {value!r}", "a whole number of at least 0")
+        if self.traps > self.states - 2:
+            raise GlaError(
+                f"traps is {self.traps} with {self.states} states",
+                f"at most {self.states - 2} traps",
+            )
+        if self.reach and self.reach < self.successors - 1:
+            raise GlaError(
+                f"reach is {self.reach} with {self.successors} successors",
+                f"0, or at least {self.successors - 1}",
+            )
+        if self.step_reward is not None:
+            check_number("step_reward", self.step_reward, high=0.0)
+            if self.reward_share > 0:
+                raise GlaError(
+                    f"step_reward is {self.step_reward} with reward_share {self.reward_share}",
+                    "reward_share 0, a search for a goal",
+                )
+        left = self.states - self.traps
+        most = left if self.reward_share > 0 else left - 1
         if self.starts > most:
             raise GlaError(
-                f"starts is {self.starts} with {self.states} states", f"at most {most} start states"
+                f"starts is {self.starts} with {left} states"
+                + (" that are no traps" if self.traps else ""),
+                f"at most {most} start states",
             )
 
 
 class RandomTabular(TabularEnvironment):
     """Random Markov decision processes with finitely many states.
 
-    Every state can be reached within an episode that is long enough (and, where no goal ends it,
+    Every state can be reached within an episode that is long enough (and, where nothing ends it,
     from every other state, so that the process is irreducible under a policy that tries all
-    actions): a hidden random cycle runs through all states. In each state one hidden action has
-    the cycle's next state as its likeliest successor, with probability at least 1/K; the start
-    states are the first of the cycle and a goal is its last. All other successors, all
+    actions): a hidden random cycle runs through all states but traps. In each state one hidden
+    action has the cycle's next state as its likeliest successor, with probability at least 1/K; the
+    start states are the first of the cycle and a goal is its last. All other successors, all
     probabilities and rewards, the cycle and the start states are drawn per task, so the number of
     a state, and with it the place of its 1 in the one-hot observation f32[S], tells nothing.
 
     Mean rewards lie in [0, 1], and the best state-action pair pays 1, so a return without noise
-    lies in [0, horizon]; in a search for a goal it lies in [-1, 1]. Noise adds at most
-    reward_noise per step. With the defaults the best policy earns 22.6 of the 50 in the mean over
-    tasks, uniform actions 3.2.
+    lies in [0, horizon]; in a search for a goal, with the default step reward, in [-1, 1]. Noise
+    adds at most reward_noise per step. With the defaults the best policy earns 22.6 of the 50 in
+    the mean over tasks, uniform actions 3.2.
 
     Args:
         config: size and difficulty.
@@ -256,10 +303,18 @@ class RandomTabular(TabularEnvironment):
         order, onward, scores, weights, which, pay = (
             piece.reshape(shape) for piece, shape in zip(pieces, shapes, strict=True)
         )
-        cycle = jnp.argsort(order).astype(jnp.int32)
+        everything = jnp.argsort(order).astype(jnp.int32)
+        cycle, traps = everything[: c.states - c.traps], everything[c.states - c.traps :]
         following = jnp.zeros(c.states, jnp.int32).at[cycle].set(jnp.roll(cycle, -1))
         onward = jnp.floor(onward * c.actions).astype(jnp.int32)
 
+        if c.reach:
+            # Traps lie beside the cycle, at even distances. What is too far comes after all else.
+            beside = (np.arange(c.traps) + 0.5) * len(cycle) / max(c.traps, 1)
+            place = jnp.zeros(c.states).at[cycle].set(jnp.arange(len(cycle), dtype=jnp.float32))
+            place = place.at[traps].set(jnp.asarray(beside, jnp.float32))
+            far = jnp.abs(place[:, None] - place) > c.reach
+            scores = jnp.where(far[:, None, :], 1.0 + scores, scores)
         # The K smallest of random scores are K different states; -1 puts the cycle's state first.
         scores = scores.at[jnp.arange(c.states), onward, following].set(-1.0)
         successors = jax.lax.top_k(-scores, c.successors)[1].astype(jnp.int32)
@@ -269,6 +324,9 @@ class RandomTabular(TabularEnvironment):
 
         if c.reward_share > 0:
             count = max(1, round(c.reward_share * c.states * c.actions))
+            if c.traps:  # nobody acts there
+                which = which.at[traps].set(-1.0)
+                count = min(count, len(cycle) * c.actions)
             paying = jax.lax.top_k(which.reshape(-1), count)[1]
             pay = jnp.zeros(pay.size).at[paying].set(1.0 - pay.reshape(-1)[paying])
             most = jnp.max(pay)
@@ -277,7 +335,9 @@ class RandomTabular(TabularEnvironment):
             terminal = jnp.zeros(c.states, bool)
         else:
             terminal = jnp.arange(c.states) == cycle[-1]
-            rewards = jnp.where(terminal[successors], 1.0, jnp.float32(-1.0 / c.horizon))
+            step_reward = -1.0 / c.horizon if c.step_reward is None else c.step_reward
+            rewards = jnp.where(terminal[successors], 1.0, jnp.float32(step_reward))
+        terminal = terminal.at[traps].set(True)
         starts = jnp.zeros(c.states).at[cycle[: c.starts]].set(1.0 / c.starts)
         return TabularParams(
             successors, cumulative(probabilities), rewards, terminal, cumulative(starts)

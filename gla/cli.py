@@ -117,8 +117,9 @@ def _collect(arguments: Sequence[str]):
 def _meta_train(arguments: Sequence[str]):
     import tyro
 
-    if arguments and arguments[0] == "rl2":
-        _meta_train_rl2(arguments[1:])
+    if arguments and arguments[0] in ("rl2", "evolve"):
+        own = _meta_train_rl2 if arguments[0] == "rl2" else _meta_train_evolve
+        own(arguments[1:])
         return
 
     from gla import parallel
@@ -155,8 +156,9 @@ def _meta_train(arguments: Sequence[str]):
 
         `gla meta-train [PRESET] OUT`, where PRESET is one of {", ".join(PRESETS)}: defaults of
         --sampling and --objective (GLA, Algorithm Distillation, Decision-Pretrained Transformer).
-        These are {name}'s. (A folder of such a name is ./NAME.) `gla meta-train rl2 OUT` needs no
-        histories: a recurrent network learns from rewards across lifetimes.
+        These are {name}'s. (A folder of such a name is ./NAME.) Two methods need no histories:
+        with `gla meta-train rl2 OUT` a recurrent network learns from rewards across lifetimes, with
+        `gla meta-train evolve OUT` the rule of an agent that counts and plans is evolved.
 
         Args:
             out: checkpoint folder.
@@ -193,6 +195,33 @@ def _meta_train_rl2(arguments: Sequence[str]):
         print(f"agent: {rl2_train(config, out, fresh, minutes=minutes)}")
 
     _parse(command, arguments, "meta-train rl2")
+
+
+def _meta_train_evolve(arguments: Sequence[str]):
+    import tyro
+
+    from gla.agents.evolution import evolve
+    from gla.tabular.config import EvolutionConfig
+
+    def command(
+        out: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="OUT")],
+        config: Annotated[EvolutionConfig, tyro.conf.arg(name="")],
+        minutes: float | None = None,
+        fresh: bool = False,
+    ):
+        """Evolve the rule by which an agent that counts and plans explores finite tasks.
+
+        Evolution strategies (Salimans et al. 2017). Run it again to go on where it stopped.
+
+        Args:
+            out: checkpoint folder.
+            config: what to train.
+            minutes: stop after this many minutes of training, even if generations are left.
+            fresh: delete the checkpoints in that folder first.
+        """
+        print(f"agent: {evolve(config, out, fresh, minutes=minutes)}")
+
+    _parse(command, arguments, "meta-train evolve")
 
 
 def _meta_test(arguments: Sequence[str]) -> int:

@@ -115,7 +115,9 @@ def export(
 
 def _loader(folder: Path) -> Callable[..., Any]:
     """Return what loads the agent of a folder."""
-    from gla.gpicl.training import KIND, load_learner
+    from gla.gpicl import training as gpicl
+    from gla.tabular import trained as tabular
     from gla.training import load_trained
 
-    return load_learner if checkpoints.describe(folder).get("kind") == KIND else load_trained
+    others = {gpicl.KIND: gpicl.load_learner, tabular.KIND: tabular.load_rule}
+    return others.get(checkpoints.describe(folder).get("kind", ""), load_trained)

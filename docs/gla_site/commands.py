@@ -18,7 +18,10 @@ from gla_site.contents import table_of_contents
 WIDTH = 88  # columns of the help texts
 
 # Words after a command that change its options; the first is what it is without any.
-VARIANTS: dict[str, Sequence[str]] = {"collect": list(BUILT_IN), "meta-train": list(PRESETS)}
+VARIANTS: dict[str, Sequence[str]] = {
+    "collect": list(BUILT_IN),
+    "meta-train": [*PRESETS, "rl2", "evolve"],
+}
 
 
 def help_of(words: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Random tabular tasks: their tables, their steps, and the exact oracle."""
 
+import hashlib
 import math
 
 import chex
@@ -262,3 +263,100 @@ def test_the_picture_shows_the_agent(tables):
     frames = [env.render(TabularState(np.int32(i), np.int32(0)), params) for i in range(2)]
     assert frames[0].shape == (256, 256, 3) and frames[0].dtype == np.uint8
     assert (frames[0] != frames[1]).any(-1).mean() > 0.01
+
+
+# Traps, chains and step rewards
+
+
+@pytest.fixture(scope="module")
+def trapped():
+    """48 searches for a goal on a chain with traps beside it."""
+    config = RandomTabularConfig(
+        states=14, successors=2, reward_share=0.0, traps=4, reach=2, step_reward=-0.25, horizon=30
+    )
+    keys = jax.random.split(jax.random.key(2), TASKS)
+    tasks = jax.jit(jax.vmap(RandomTabular(config).sample_params))(keys)
+    return config, jax.tree.map(np.asarray, tasks)
+
+
+def test_traps_end_an_episode_and_pay_as_any_step(trapped):
+    c, p = trapped
+    assert (p.terminal.sum(-1) == c.traps + 1).all()
+    for task in range(TASKS):
+        paid = {float(x) for x in np.unique(p.rewards[task])}
+        assert paid == {-0.25, 1.0}
+        goal = set(p.successors[task][p.rewards[task] == 1.0].tolist())
+        assert len(goal) == 1 and p.terminal[task, goal.pop()]
+
+
+def test_a_goal_beyond_traps_can_be_reached_and_a_chain_is_long(trapped):
+    """Breadth first through likeliest steps: the goal is there, and not nearer than it may be."""
+    c, p = trapped
+    for task in range(TASKS):
+        goal = p.successors[task][p.rewards[task] == 1.0][0]
+        frontier = set(np.flatnonzero(np.diff(p.starts[task], prepend=0) > 0).tolist())
+        seen, steps = set(frontier), 0
+        while goal not in frontier:
+            following = {int(x) for s in frontier for x in p.successors[task, s, :, 0]}
+            frontier = {s for s in following - seen if not p.terminal[task, s] or s == goal}
+            seen |= frontier
+            steps += 1
+            assert frontier, "the goal is cut off"
+        # Ten states on the cycle, the goal the last of them, at most two further with a step.
+        assert steps >= 5
+
+
+def test_pairs_that_pay_are_never_those_of_traps():
+    config = RandomTabularConfig(states=6, traps=3, reward_share=0.5)
+    p = RandomTabular(config).sample_params(jax.random.key(0))
+    pays = np.asarray(p.rewards > 0).any(-1)
+    assert pays.sum() == 12 and not pays[np.asarray(p.terminal)].any()
+    full = RandomTabular(RandomTabularConfig(states=6, traps=3, reward_share=1.0))
+    pays = np.asarray(full.sample_params(jax.random.key(0)).rewards > 0).any(-1)
+    assert pays.sum() == 12, "all pairs but those of traps"
+
+
+def test_uniform_actions_earn_what_is_computed(trapped):
+    """Against the occupancy of states, pushed forward in numpy."""
+    c, p = trapped
+    env = RandomTabular(c)
+    found = jax.jit(jax.vmap(env.uniform_return))(jax.tree.map(jnp.asarray, p))
+    for task in range(0, TASKS, 12):
+        share = np.diff(p.cumulative[task], prepend=0, axis=-1) / c.actions
+        there, total = np.diff(p.starts[task], prepend=0).astype(float), 0.0
+        for _ in range(c.horizon):
+            flow = there[:, None, None] * share
+            total += (flow * p.rewards[task]).sum()
+            there = np.bincount(p.successors[task].ravel(), flow.ravel(), c.states)
+            there[p.terminal[task]] = 0.0
+        np.testing.assert_allclose(found[task], total, rtol=1e-4)
+
+
+def test_with_the_defaults_tasks_are_what_they_always_were():
+    """References and stored results are of these tasks."""
+    default, goal = (
+        RandomTabular(CONFIGS[name]).sample_params(jax.random.key(7))
+        for name in ("default", "goal")
+    )
+    for table, digest in (
+        (default.successors, "d1efe0fb4a42a046"),
+        (goal.terminal, "13c6a7b85fcb0443"),
+    ):
+        assert hashlib.sha256(np.asarray(table).tobytes()).hexdigest()[:16] == digest
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"traps": -1}, "traps is -1"),
+        ({"traps": 9}, "traps is 9 with 10 states"),
+        ({"reach": 1}, "reach is 1 with 3 successors"),
+        ({"reach": True}, "reach is True"),
+        ({"step_reward": 0.5, "reward_share": 0.0}, "step_reward is 0.5"),
+        ({"step_reward": 0.0}, "reward_share 0, a search for a goal"),
+        ({"traps": 5, "starts": 6}, "5 states that are no traps"),
+    ],
+)
+def test_traps_and_chains_that_cannot_be_are_refused(settings, words):
+    with pytest.raises(GlaError, match=words):
+        RandomTabularConfig(**settings)
