@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from gla.errors import GlaError
 from gla.optimizers import OptimizerConfig
 from gla.tabular.tables import TablesConfig
+
+Start = Literal["blank", "optimistic"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,8 @@ class EvolutionConfig:
     Attributes:
         environments: ids of tabular environments, with options if need be
             (`gla.envs.registry.split_options`). Every generation lives in all of them.
+        start: the rule that evolution begins from: `blank` hardly prefers any action, `optimistic`
+            is optimism as textbooks have it (`gla.tabular.rule.optimistic_rule`).
         tables: size of the memory when the agent acts. In training it has as many slots as the
             environment has states, at most these.
         sweeps: backups of all states in a step, at least 1.
@@ -86,6 +90,7 @@ class EvolutionConfig:
     """
 
     environments: tuple[str, ...] = ()
+    start: Start = "blank"
     tables: TablesConfig = field(default_factory=TablesConfig)
     sweeps: int = 2
     pairs: int = 16
@@ -102,6 +107,9 @@ class EvolutionConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
+        if self.start not in get_args(Start):
+            known = " or ".join(get_args(Start))
+            raise GlaError(f"evolve start is {self.start!r}", known)
         for name in (
             "sweeps", "pairs", "tasks", "steps", "generations", "checkpoint_every", "max_skips"
         ):  # fmt: skip

@@ -21,7 +21,7 @@ from gla.benchmarks.worlds import MetaTestConfig, make_world
 from gla.errors import GlaError
 from gla.optimizers import OptimizerConfig
 from gla.tabular.config import EvolutionConfig, EvolutionValidationConfig
-from gla.tabular.rule import initial_rule
+from gla.tabular.rule import initial_rule, optimistic_rule
 from gla.tabular.tables import TablesConfig
 from gla.tabular.trained import first_state, load_rule
 
@@ -140,6 +140,13 @@ def test_it_gets_better_than_where_it_began(whole, config):
     assert max(scores) > before + 0.05
 
 
+def test_evolution_begins_from_the_rule_that_was_asked_for(config):
+    optimistic = dataclasses.replace(config, start="optimistic")
+    assert_same(first_state(optimistic).params, optimistic_rule())
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    assert_same(first_state(config).params, initial_rule(key))
+
+
 def test_a_run_that_is_killed_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch):
     folder, told = tmp_path / "killed", []
     note = evolution._note
@@ -211,6 +218,7 @@ def test_a_folder_that_does_not_fit_is_refused(whole, tmp_path):
         ({"generations": 0}, "generations is 0"),
         ({"noise": 0.0}, "noise is 0.0"),
         ({"late": 1.5}, "late is 1.5"),
+        ({"start": "hopeful"}, "start is 'hopeful'; expected blank or optimistic"),
         ({"seed": -1}, "seed is -1"),
         ({"generations": 2**20, "tasks": 2**12}, "more tasks than have numbers"),
         ({"environments": (SMALL, SMALL)}, "each at most once"),

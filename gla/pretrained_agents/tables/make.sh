@@ -14,8 +14,8 @@ gla meta-train evolve a/tables --environments \
   "$family?states=30&actions=3&successors=2&spread=0.3&traps=6&reward_share=0&step_reward=0&horizon=100" \
   "$family?states=16&actions=6&successors=2&traps=4&reward_share=0.02&horizon=40" \
   "$family?states=20&spread=10&reach=3&traps=3&reward_share=0&step_reward=0&horizon=100" \
-  --steps 1000 --pairs 20 --generations 220 --optimizer.learning-rate 0.04 \
-  --validation.every 40 --validation.steps 3000 --validation.environments \
+  --start optimistic --steps 2000 --pairs 16 --generations 80 --optimizer.learning-rate 0.02 \
+  --validation.every 10 --validation.steps 3000 --validation.environments \
   "$family?states=60&successors=1&reach=3&reward_share=0.004&horizon=100" \
   "$family?states=24&spread=5&traps=6&reward_share=0&step_reward=0&horizon=120" \
   "$family?states=40&actions=3&successors=2&reward_share=0.02" \
