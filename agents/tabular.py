@@ -134,7 +134,7 @@ def load(path: str | os.PathLike, name: str = "tabular", which: Which = "latest"
 
 
 def untrained() -> TabularAgent:
-    """Return the agent with the rule that evolution begins from, for comparison."""
+    """Return the agent with the rule that evolution begins from by default, for comparison."""
     return TabularAgent(initial_rule(jax.random.key(0)), name="tabular, untrained")
 
 
