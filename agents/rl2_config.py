@@ -10,6 +10,7 @@ from gla.models import ModelConfig
 from gla.optimizers import OptimizerConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import allocate
+from gla.settings import check_counts
 
 
 @dataclass(frozen=True)
@@ -69,11 +70,7 @@ class LifetimeValidationConfig:
     lifetimes: int = 64
 
     def __post_init__(self):
-        for name, least in (("every", 0), ("patience", 0), ("lifetimes", 1)):
-            if getattr(self, name) < least:
-                raise GlaError(
-                    f"validation {name} is {getattr(self, name)}", f"a whole number >= {least}"
-                )
+        check_counts(self, "validation", {"every": 0, "patience": 0, "lifetimes": 1})
         if self.patience and not self.every:
             raise GlaError(
                 "validation.patience is set but validation.every is 0",

@@ -27,7 +27,7 @@ from gla.agents.rollouts import (
     plain_environment,
 )
 from gla.envs.base import Params, State, Timestep
-from gla.envs.random_tabular import TabularEnvironment, TabularParams
+from gla.envs.random_tabular import TabularEnvironment, TabularParams, make_backup
 from gla.envs.splits import RunKeys, Split
 from gla.errors import GlaError
 
@@ -83,11 +83,10 @@ def values_to_go(params: TabularParams, horizon: int) -> jax.Array:
         f32[H + 1, S, A], the sum of rewards of the next j steps if the action is taken first and
         the best ones after it; 0 for j = 0.
     """
-    probabilities = jnp.diff(params.cumulative, prepend=0.0)
+    backup = make_backup(params)
 
     def earlier(later: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        rest = jnp.where(params.terminal, 0.0, jnp.max(later, -1))
-        values = jnp.sum(probabilities * (params.rewards + rest[params.successors]), -1)
+        values = backup(jnp.max(later, -1))
         return values, values
 
     nothing = jnp.zeros(params.successors.shape[:2], jnp.float32)

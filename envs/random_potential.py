@@ -366,9 +366,10 @@ def draw_hinge(canvas: Any, middle: np.ndarray, size: float, angle: float, param
     def at(angle, radius):
         return middle + size * radius * np.array([-math.sin(angle), math.cos(angle)])
 
-    for place in np.linspace(-math.pi, math.pi, 48, endpoint=False):
-        tall = float(np.asarray(_potential(np.array([place]), waves, phases))[0]) / 2.0
-        canvas.disc(at(place, 0.95), size * (0.03 + 0.03 * max(tall, -0.6)), drawing.GRID)
+    places = np.linspace(-math.pi, math.pi, 48, endpoint=False)
+    heights = np.asarray(_potential(places, waves, phases)) / 2.0
+    for place, tall in zip(places, heights, strict=True):
+        canvas.disc(at(place, 0.95), size * (0.03 + 0.03 * max(float(tall), -0.6)), drawing.GRID)
     canvas.disc(at(float(params.goal), 0.75), size * 0.12, drawing.GOAL)
     canvas.line(np.stack([middle, at(angle, 0.75)]), drawing.BODY, size * 0.07)
     canvas.disc(middle, size * 0.08, drawing.WALL)

@@ -7,6 +7,7 @@ such tables; `gla.envs.gridworld` and `gla.envs.tabular_tasks` write known ones.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -68,6 +69,17 @@ def cumulative(probabilities: jax.Array) -> jax.Array:
     """
     sums = jnp.cumsum(probabilities.astype(jnp.float32), -1)
     return jnp.where(sums > 1.0 - 1e-5, 1.0, sums)
+
+
+def make_backup(params: TabularParams) -> Callable[[jax.Array], jax.Array]:
+    """Return what maps values of states f32[S] to those of actions one step earlier, f32[S, A]."""
+    probabilities = jnp.diff(params.cumulative, prepend=0.0)
+
+    def backup(later: jax.Array) -> jax.Array:
+        rest = jnp.where(params.terminal, 0.0, later)
+        return jnp.sum(probabilities * (params.rewards + rest[params.successors]), -1)
+
+    return backup
 
 
 class TabularEnvironment(Environment):
@@ -136,12 +148,10 @@ class TabularEnvironment(Environment):
 
     def solve(self, params: TabularParams) -> TabularSolution:
         """Compute the best policy by backward induction over the episode's `horizon` steps."""
-        before = jnp.pad(params.cumulative[..., :-1], ((0, 0), (0, 0), (1, 0)))
-        probabilities = params.cumulative - before
+        returns_before = make_backup(params)
 
         def earlier(later: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-            rest = jnp.where(params.terminal, 0.0, later)
-            returns = jnp.sum(probabilities * (params.rewards + rest[params.successors]), -1)
+            returns = returns_before(later)
             return jnp.max(returns, -1), jnp.argmax(returns, -1).astype(jnp.int32)
 
         nothing = jnp.zeros(self.states, jnp.float32)
@@ -151,13 +161,10 @@ class TabularEnvironment(Environment):
 
     def uniform_return(self, params: TabularParams) -> jax.Array:
         """Compute the expected return of an episode of uniform actions, f32[]."""
-        before = jnp.pad(params.cumulative[..., :-1], ((0, 0), (0, 0), (1, 0)))
-        probabilities = params.cumulative - before
+        returns_before = make_backup(params)
 
         def earlier(later: jax.Array, _: None) -> tuple[jax.Array, None]:
-            rest = jnp.where(params.terminal, 0.0, later)
-            returns = jnp.sum(probabilities * (params.rewards + rest[params.successors]), -1)
-            return jnp.mean(returns, -1), None
+            return jnp.mean(returns_before(later), -1), None
 
         nothing = jnp.zeros(self.states, jnp.float32)
         values, _ = jax.lax.scan(earlier, nothing, None, self.horizon)

@@ -14,6 +14,7 @@ from gla.optimizers import OptimizerConfig
 from gla.parallel import MeshConfig
 from gla.projection import ProjectionConfig
 from gla.sampling import SamplingConfig
+from gla.settings import check_counts, plain
 from gla.steps import check_settings
 from gla.tokens import Interface
 
@@ -44,13 +45,8 @@ class ValidationConfig:
     steps: int = 400
 
     def __post_init__(self):
-        for name, least in (
-            ("every", 0), ("patience", 0), ("batches", 1), ("lifetimes", 1), ("steps", 1)
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise GlaError(
-                    f"validation {name} is {getattr(self, name)}", f"a whole number >= {least}"
-                )
+        least = {"every": 0, "patience": 0, "batches": 1, "lifetimes": 1, "steps": 1}
+        check_counts(self, "validation", least)
         if not self.every and (self.patience or self.histories or self.environments):
             raise GlaError(
                 "validation is described but validation.every is 0",
@@ -207,9 +203,6 @@ def config_from_json(value: dict[str, Any]) -> MetaTrainConfig:
         "model": ModelConfig, "optimizer": OptimizerConfig, "validation": ValidationConfig,
         "loading": LoadingConfig, "mesh": MeshConfig, "acting": ActingConfig,
     }  # fmt: skip
-
-    def plain(part: dict[str, Any]) -> dict[str, Any]:  # JSON has lists where there are tuples
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in part.items()}
 
     value = {"acting": {}} | value  # agents made before there was a choice
     parts = {name: kind(**plain(value[name])) for name, kind in kinds.items()}

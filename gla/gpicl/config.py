@@ -16,6 +16,7 @@ from gla.gpicl.vsml import VSMLConfig
 from gla.models import ModelConfig
 from gla.optimizers import OptimizerConfig
 from gla.parallel import MeshConfig
+from gla.settings import plain
 from gla.steps import check_settings
 
 LearnerKind = Literal["sequence", "vsml", "vsml-plain", "maml", "mlp"]
@@ -219,9 +220,6 @@ def config_from_json(value: dict[str, Any]) -> GPICLConfig:
         TypeError: if there is a setting that this version does not know.
         GlaError: if a setting is out of range.
     """
-
-    def plain(part: dict[str, Any]) -> dict[str, Any]:  # JSON has lists where there are tuples
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in part.items()}
 
     def parts(kinds: dict[str, Any], whole: dict[str, Any]) -> dict[str, Any]:
         return {name: kind(**plain(whole[name])) for name, kind in kinds.items()}

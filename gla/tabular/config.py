@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from gla.errors import GlaError
 from gla.optimizers import OptimizerConfig
+from gla.settings import check_counts, plain
 from gla.tabular.tables import TablesConfig
 
 Start = Literal["blank", "optimistic"]
@@ -38,11 +39,7 @@ class EvolutionValidationConfig:
     steps: int = 0
 
     def __post_init__(self):
-        for name, least in (("every", 0), ("patience", 0), ("lifetimes", 1), ("steps", 0)):
-            if getattr(self, name) < least:
-                raise GlaError(
-                    f"validation {name} is {getattr(self, name)}", f"a whole number >= {least}"
-                )
+        check_counts(self, "validation", {"every": 0, "patience": 0, "lifetimes": 1, "steps": 0})
         if self.patience and not self.every:
             raise GlaError(
                 "validation.patience is set but validation.every is 0",
@@ -110,11 +107,16 @@ class EvolutionConfig:
         if self.start not in get_args(Start):
             known = " or ".join(get_args(Start))
             raise GlaError(f"evolve start is {self.start!r}", known)
-        for name in (
-            "sweeps", "pairs", "tasks", "steps", "generations", "checkpoint_every", "max_skips"
-        ):  # fmt: skip
-            if getattr(self, name) < 1:
-                raise GlaError(f"evolve {name} is {getattr(self, name)}", "a whole number >= 1")
+        counts = (
+            "sweeps",
+            "pairs",
+            "tasks",
+            "steps",
+            "generations",
+            "checkpoint_every",
+            "max_skips",
+        )
+        check_counts(self, "evolve", dict.fromkeys(counts, 1))
         if not 0.0 < self.noise < math.inf:
             raise GlaError(f"evolve noise is {self.noise}", "a number above 0")
         if not 0.0 <= self.late <= 1.0:
@@ -143,10 +145,6 @@ def config_from_json(value: dict[str, Any]) -> EvolutionConfig:
         TypeError: if there is a setting that this version does not know.
         GlaError: if a setting is out of range.
     """
-
-    def plain(part: dict[str, Any]) -> dict[str, Any]:  # JSON has lists where there are tuples
-        return {n: tuple(v) if isinstance(v, list) else v for n, v in part.items()}
-
     kinds = {
         "tables": TablesConfig,
         "optimizer": OptimizerConfig,

@@ -135,10 +135,6 @@ def _context(tables: Tables, stake: jax.Array) -> jax.Array:
     )
 
 
-def _discounts(rule: Rule) -> jax.Array:
-    return 1.0 - jnp.exp(-jnp.maximum(rule.horizon, 0.05))
-
-
 class _Sources(NamedTuple):
     """What a backup adds up besides the values of successors.
 
@@ -157,14 +153,15 @@ class _Sources(NamedTuple):
     resume: jax.Array
 
 
-def _sources(rule: Rule, tables: Tables, stake: jax.Array, context: jax.Array) -> _Sources:
+def _sources(
+    rule: Rule, tables: Tables, stake: jax.Array, context: jax.Array, discounts: jax.Array
+) -> _Sources:
     reward = tables.rewards / jnp.maximum(tables.visits, 1.0)
     seen = jnp.log1p(tables.visits)
     power = jnp.exp(rule.fall)
     novelty, bonus = jnp.exp(-power[0] * seen), jnp.exp(-power[1] * seen)
     weight = jnp.exp(jnp.clip(rule.weight @ context, -10.0, 5.0))
     scaled = jnp.where(stake > SMALL, reward / jnp.maximum(stake, SMALL), 0.0)
-    discounts = _discounts(rule)
     # Shares of what would be earned for ever after: weights then do not depend on discounts.
     rest = 1.0 - discounts
     now = jnp.stack([reward, rest[NOVELTY] * novelty, scaled + rest[HOPE] * weight * bonus])
@@ -215,7 +212,8 @@ def plan(rule: Rule, tables: Tables, values: jax.Array, sweeps: int) -> tuple[ja
     """
     stake = stake_of(tables, values)
     context = _context(tables, stake)
-    sources, discounts = _sources(rule, tables, stake, context), _discounts(rule)
+    discounts = 1.0 - jnp.exp(-jnp.maximum(rule.horizon, 0.05))
+    sources = _sources(rule, tables, stake, context, discounts)
     actions = jnp.zeros((CHANNELS, *tables.visits.shape))
     for _ in range(sweeps):
         actions = _backup(sources, discounts, tables, values)
