@@ -89,6 +89,25 @@ _FAMILY = Recipe(
     per_task=True,
 )
 
+# Families whose rewards are often found late, so that experts explore for longer.
+_SEARCHING_FAMILY = Recipe(
+    _ppo(
+        16,
+        150,
+        300,
+        epochs=8,
+        minibatches=8,
+        learning_rate=1e-3,
+        gamma=0.995,
+        hidden=32,
+        initial_log_std=0.0,
+        entropy_coefficient=0.003,
+    ),
+    episodes=2,
+    screening=64,
+    per_task=True,
+)
+
 _ORACLE = Recipe(None, lifetimes=512, screening=128)
 # The expert alone sees in which direction it should run, as two numbers more.
 _DIRECTION = Recipe(
@@ -96,27 +115,12 @@ _DIRECTION = Recipe(
 )
 
 RECIPES: dict[str, Recipe] = {
+    "gla/RandomGoal-v0": _SEARCHING_FAMILY,
     "gla/RandomHinges-v0": _FAMILY,
     "gla/RandomLinear-v0": _FAMILY,
     "gla/RandomMechanics-v0": _FAMILY,
     "gla/RandomNeural-v0": _FAMILY,
-    "gla/RandomPotential-v0": Recipe(
-        _ppo(
-            16,
-            150,
-            300,
-            epochs=8,
-            minibatches=8,
-            learning_rate=1e-3,
-            gamma=0.995,
-            hidden=32,
-            initial_log_std=0.0,
-            entropy_coefficient=0.003,
-        ),
-        episodes=2,
-        screening=64,
-        per_task=True,
-    ),
+    "gla/RandomPotential-v0": _SEARCHING_FAMILY,
     "gla/Pendulum-v0": Recipe(
         _ppo(32, 200, 150, learning_rate=1e-3, gamma=0.95), lifetimes=512, screening=32, seeds=5
     ),

@@ -43,6 +43,7 @@ _EXPORTS = {
         "HostProjected",
         "ProjectedHostEnv",
     ),
+    "random_goal": ("RandomGoal", "RandomGoalConfig"),
     "random_hinges": ("RandomHinges", "RandomHingesConfig"),
     "random_linear": ("RandomLinear", "RandomLinearConfig"),
     "random_mechanics": ("RandomMechanics", "RandomMechanicsConfig"),

@@ -149,6 +149,13 @@ def _dmc(domain: str, task: str, description: str) -> EnvironmentSpec:
 
 _RANDOM = (
     _own(
+        "RandomGoal",
+        "random_goal:RandomGoal",
+        "random-goal",
+        200,
+        "a damped body to be brought to a small place that every episode draws anew",
+    ),
+    _own(
         "RandomHinges",
         "random_hinges:RandomHinges",
         "random-hinges",
