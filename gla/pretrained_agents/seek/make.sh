@@ -80,7 +80,4 @@ mix paid-free free-goal 0.1 0.3 0 0 0.6 0.2 0.7
 live g6 free-goal 512
 gla meta-train dpt a/g7 --initial a/g6 $model --steps 700 --weights 6 5 5 2 4 1 \
   --histories h/g6-free-goal h/paid-free h/three-hinge h/for-hinge h/three-slider h/for-slider
-# More of hinges and sliders again.
-gla meta-train dpt a/g8 --initial a/g7 $model --steps 350 --weights 4 3 4 2 8 2 \
-  --histories h/g6-free-goal h/paid-free h/three-hinge h/for-hinge h/three-slider h/for-slider
-gla models export a/g8 seek
+gla models export a/g7 seek
