@@ -162,7 +162,7 @@ class RandomGoal(Environment):
             seen=seen,
             goal=(1.0 - seen) * uniform(-1.0, 1.0, (d,)),
             objective=jax.nn.one_hot(which, OBJECTIVES),
-            shift=jnp.where(shifted, -1.0, 0.0),
+            shift=-jnp.float32(shifted),
             cost=jnp.where(costly, spread_log(*c.cost), c.cheap),
         )
 
