@@ -4,8 +4,9 @@ Evolution strategies (Salimans et al. 2017, "Evolution Strategies as a Scalable 
 Reinforcement Learning"; Metz et al. 2019 and Vicol et al. 2021 on why they suit long unrolled
 computations). In a generation, pairs of rules differ from the present one by the same normal
 numbers, added and subtracted. All of them live on the same tasks with the same random numbers, so
-that what differs is the rule. On each task they are ranked by their fitness, and the ranks weigh
-the numbers: that estimates the gradient, which an optimiser follows.
+that what differs is the rule. On each task they are ranked by their fitness, and the ranks (or how
+far a rule is above the mean, `shaping`) weigh the numbers: that estimates the gradient, which an
+optimiser follows.
 
 Every random number of generation i comes from the seed and i alone, so a resumed run repeats an
 uninterrupted one bit for bit on the same machine. What happens when something goes wrong is told in
@@ -76,6 +77,14 @@ def ranks(fitness: jax.Array) -> jax.Array:
     return (below + 0.5 * (same - 1)) / max(fitness.shape[0] - 1, 1) - 0.5
 
 
+def centred(fitness: jax.Array) -> jax.Array:
+    """Return by how much each of N rules is above the mean of all on its tasks, f32[N, ...]."""
+    return fitness - jnp.mean(fitness, 0)
+
+
+SHAPINGS = {"rank": ranks, "score": centred}
+
+
 def estimate(weights: jax.Array, numbers: Rule, noise: float) -> Rule:
     """Return the estimated gradient of what the weights measure.
 
@@ -133,7 +142,7 @@ class Evolution:
                     rules, env, "train", first + jnp.arange(config.tasks), config.steps
                 )
                 fitness = self.overall(found)
-                standing.append(jnp.mean(ranks(fitness), 1))
+                standing.append(jnp.mean(SHAPINGS[config.shaping](fitness), 1))
                 terms[f"{_label(id)}/fitness"] = jnp.mean(fitness)
                 parts.append(jnp.mean(found.by_segment, (0, 1)))
             mean = jnp.mean(jnp.stack(list(terms.values())))

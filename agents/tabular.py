@@ -22,7 +22,14 @@ from gla.envs.base import is_discrete
 from gla.envs.vectorized import strong_types
 from gla.errors import GlaError
 from gla.tabular import tables as memory
-from gla.tabular.rule import CHANNELS, Rule, initial_rule, optimistic_rule, plan
+from gla.tabular.rule import (
+    CHANNELS,
+    Rule,
+    initial_rule,
+    optimistic_rule,
+    plan,
+    wary_rule,
+)
 from gla.tabular.tables import Tables, TablesConfig
 
 
@@ -141,3 +148,8 @@ def untrained() -> TabularAgent:
 def by_hand() -> TabularAgent:
     """Return the agent with a rule that was set by hand (`optimistic_rule`), for comparison."""
     return TabularAgent(optimistic_rule(), name="tabular, set by hand")
+
+
+def wary() -> TabularAgent:
+    """Return the agent with the other rule that was set by hand (`wary_rule`), for comparison."""
+    return TabularAgent(wary_rule(), name="tabular, wary")

@@ -19,6 +19,7 @@ from gla.benchmarks.report import write_report
 from gla.benchmarks.results import read
 from gla.benchmarks.runner import MetaTestConfig
 from gla.benchmarks.statistics import judge, summarise
+from gla.checkpoints import ending
 from gla.envs import registry
 from gla.files import os_errors
 from gla.histories import HistoryStore
@@ -116,14 +117,17 @@ def run(plan: Plan, out: Path, fresh: bool = False, agent: str | None = None) ->
     out = out.absolute()
     with os_errors(out, "write to"):
         out.mkdir(parents=True, exist_ok=True)
-    stores: list[Path] = []
     if agent is None:
         stores = collect_all(plan, out, fresh)
         _say(2, "meta-train: a Transformer learns to continue those histories, only faster")
-        agent = str(train(plan, stores, out / "agent", fresh))
+        folder = train(plan, stores, out / "agent", fresh)
+        notes = [HistoryStore.open(path).describe() for path in stores]
+        notes += cut_short(folder, plan.training.steps)
+        agent = str(folder)
     else:
         _say(2, f"collect and meta-train: left out, {agent} comes with gla (`gla models show`)")
-    test(plan, agent, out, fresh, [HistoryStore.open(path).describe() for path in stores])
+        notes = []
+    test(plan, agent, out, fresh, notes)
 
 
 def collect_all(plan: Plan, out: Path, fresh: bool) -> list[Path]:
@@ -165,6 +169,17 @@ def train(plan: Plan, stores: list[Path], folder: Path, fresh: bool) -> Path:
         plan.training, histories=tuple(str(path) for path in stores), weights=plan.weights
     )
     return meta_train(config, folder, fresh and folder.exists(), minutes=MAX_TRAINING_MINUTES)
+
+
+def cut_short(folder: Path, steps: int) -> list[str]:
+    """Return what a report has to say about a training that ended early, if it did."""
+    end = ending(folder)
+    if end is None or end.step >= steps:
+        return []
+    return [
+        f"Meta-training ended at step {end.step:,} of {steps:,} ({end.reason}). A faster machine, "
+        "or one with nothing else to do, gets further, and its agent learns more."
+    ]
 
 
 def available(source: str) -> bool:

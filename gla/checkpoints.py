@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -169,10 +169,24 @@ def finished(folder: Path, step: int) -> bool:
     Where the last checkpoint was deleted because it was damaged, training goes on from the one
     before.
     """
+    end = ending(folder)
+    return end is not None and end.step <= step
+
+
+class Ending(NamedTuple):
+    """The last step of a training, and why it was the last."""
+
+    step: int
+    reason: str
+
+
+def ending(folder: Path) -> Ending | None:
+    """Return how training ended; None where it has not, or nothing readable says so."""
     try:
-        return int(json.loads((folder / "finished.json").read_text())["step"]) <= step
+        content = json.loads((folder / "finished.json").read_text())
+        return Ending(int(content["step"]), str(content["reason"]))
     except (OSError, ValueError, KeyError, TypeError):
-        return False
+        return None
 
 
 def _manager(folder: Path, name: str = "checkpoints", keep: int = 2, asynchronous: bool = False):

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -158,7 +159,7 @@ def train(
         job: what to train.
         path: checkpoint folder.
         fresh: delete a checkpoint folder that is there first.
-        progress: show a progress bar.
+        progress: show a progress bar, and say why training ended before its last step.
         minutes: stop, and count as finished, after this many minutes of training in this call.
 
     Returns:
@@ -177,6 +178,9 @@ def train(
             step, reason = training.run(state, progress, minutes)
             if parallel.is_first():
                 checkpoints.finish(folder, step, reason)
+                if progress and step < job.config.steps:
+                    where = f"at step {step:,} of {job.config.steps:,}"
+                    print(f"{job.title}: {reason}, {where}", file=sys.stderr)
             parallel.wait_for_all("finished")
     return folder
 

@@ -11,7 +11,8 @@ from gla.optimizers import OptimizerConfig
 from gla.settings import check_counts, plain
 from gla.tabular.tables import TablesConfig
 
-Start = Literal["blank", "optimistic"]
+Start = Literal["blank", "optimistic", "wary"]
+Shaping = Literal["rank", "score"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class EvolutionConfig:
         environments: ids of tabular environments, with options if need be
             (`gla.envs.registry.split_options`). Every generation lives in all of them.
         start: the rule that evolution begins from: `blank` hardly prefers any action, `optimistic`
-            is optimism as textbooks have it (`gla.tabular.rule.optimistic_rule`).
+            is optimism as textbooks have it (`gla.tabular.rule.optimistic_rule`), `wary` the same
+            with more of it where outcomes scatter (`gla.tabular.rule.wary_rule`).
         tables: size of the memory when the agent acts. In training it has as many slots as the
             environment has states, at most these.
         sweeps: backups of all states in a step, at least 1.
@@ -74,6 +76,9 @@ class EvolutionConfig:
         steps: environment steps of a lifetime.
         late: weight in [0, 1] of the last fifth of a lifetime in its fitness; the rest is for the
             whole of it.
+        shaping: what weighs the variations of a rule: `rank`, their order on each task, so that all
+            tasks count alike, or `score`, how far they are above the mean, so that tasks on which
+            all do equally well count for nothing.
         generations: how many.
         optimizer: how the rule follows the estimated gradient.
         validation: on unseen tasks.
@@ -95,6 +100,7 @@ class EvolutionConfig:
     noise: float = 0.1
     steps: int = 1000
     late: float = 0.5
+    shaping: Shaping = "rank"
     generations: int = 600
     optimizer: OptimizerConfig = field(default_factory=_optimizer)
     validation: EvolutionValidationConfig = field(default_factory=EvolutionValidationConfig)
@@ -104,9 +110,10 @@ class EvolutionConfig:
     tensorboard: bool = False
 
     def __post_init__(self):
-        if self.start not in get_args(Start):
-            known = " or ".join(get_args(Start))
-            raise GlaError(f"evolve start is {self.start!r}", known)
+        for name, kind in (("start", Start), ("shaping", Shaping)):
+            value = getattr(self, name)
+            if value not in get_args(kind):
+                raise GlaError(f"evolve {name} is {value!r}", " or ".join(get_args(kind)))
         counts = (
             "sweeps",
             "pairs",

@@ -28,7 +28,8 @@ from gla.tabular.tables import Tables
 GAIN, NOVELTY, HOPE = range(3)
 CHANNELS = 3
 # Numbers about the whole lifetime and about one action, see `_context` and `_features`.
-CONTEXT, FEATURES = 6, 8
+CONTEXT, FEATURES = 7, 8
+SCATTER = 6  # which number of the context says how much outcomes scatter
 HIDDEN = 16
 SMALL = 1e-6
 
@@ -38,15 +39,16 @@ class Rule(NamedTuple):
 
     Attributes:
         horizon: f32[3], how far each channel looks ahead: its discount is 1 - exp(-horizon).
-        prior: f32[3], logarithm of how many observations the prior of an action counts for.
+        prior: f32[3, 7], logarithm of how many observations the prior of an action counts for,
+            linear in the context.
         unknown: f32[3], where between the lowest and the highest value of the known states that
             prior lies, as logits.
         fall: f32[2], logarithm of the power of a count by which each bonus falls.
         resume: f32[2], share of a start's value that follows a termination, as logits.
-        weight: f32[6], the logarithm of the weight of the bonus in `hope`, linear in the context.
+        weight: f32[7], the logarithm of the weight of the bonus in `hope`, linear in the context.
         width: f32[3], logarithm of how far behind the best an action is when its standing is -1/2.
-        sharpness: f32[3, 6], logarithm of how much each channel counts, linear in the context.
-        w1: f32[14, 16], first layer of a residual on each action's logit.
+        sharpness: f32[3, 7], logarithm of how much each channel counts, linear in the context.
+        w1: f32[15, 16], first layer of a residual on each action's logit.
         b1: f32[16].
         w2: f32[16], its second layer.
     """
@@ -69,7 +71,7 @@ def initial_rule(key: jax.Array) -> Rule:
     inputs = CONTEXT + FEATURES
     return Rule(
         horizon=jnp.full(3, 4.6),
-        prior=jnp.full(3, -2.0),
+        prior=jnp.zeros((CHANNELS, CONTEXT)).at[:, 0].set(-2.0),
         unknown=jnp.zeros(3),
         fall=jnp.full(2, -0.7),
         resume=jnp.zeros(2),
@@ -92,13 +94,28 @@ def optimistic_rule() -> Rule:
     logarithm = jnp.log(jnp.array([0.5, 0.1, 10.0]))
     return rule._replace(
         horizon=jnp.full(3, jnp.log(100.0)),
-        prior=jnp.array([-6.0, -2.0, -2.0]),
+        prior=jnp.zeros((CHANNELS, CONTEXT)).at[:, 0].set(jnp.array([-6.0, -2.0, -2.0])),
         unknown=jnp.array([0.0, 2.0, 3.0]),
         fall=jnp.full(2, jnp.log(0.7)),
         resume=jnp.array([0.0, -3.0]),
         weight=jnp.zeros(CONTEXT),
         width=jnp.full(3, jnp.log(0.05)),
         sharpness=jnp.zeros((CHANNELS, CONTEXT)).at[:, 0].set(logarithm),
+    )
+
+
+def wary_rule() -> Rule:
+    """Return the optimistic rule, only the more optimistic the more outcomes scatter.
+
+    Where every action always does the same, one try tells all, and this is `optimistic_rule`. Where
+    three outcomes are equally likely, the optimistic prior of an action counts for two observations
+    instead of an eighth and its bonus weighs fourteen times as much. Set by hand as well.
+    """
+    rule = optimistic_rule()
+    return rule._replace(
+        prior=rule.prior.at[HOPE, SCATTER].set(4.0),
+        fall=rule.fall.at[1].set(0.0),
+        weight=rule.weight.at[SCATTER].set(4.0),
     )
 
 
@@ -116,8 +133,20 @@ def stake_of(tables: Tables, values: jax.Array) -> jax.Array:
     return (high - low)[GAIN]
 
 
+def scatter_of(tables: Tables) -> jax.Array:
+    """Return how unlike each other the outcomes of the same action in the same state are, f32[].
+
+    That is the share of repetitions that did not lead to the commonest outcome of their pair; 0
+    where the world is deterministic, 2/3 where three successors are equally likely.
+    """
+    total = jnp.sum(tables.counts, 0) + tables.terminations
+    commonest = jnp.maximum(jnp.max(tables.counts, 0), tables.terminations)
+    repeated = jnp.sum(jnp.maximum(total - 1.0, 0.0))
+    return jnp.sum(total - commonest) / jnp.maximum(repeated, 1.0)
+
+
 def _context(tables: Tables, stake: jax.Array) -> jax.Array:
-    """Return numbers about the lifetime so far, f32[6], each about within [0, 1]."""
+    """Return numbers about the lifetime so far, f32[7], each about within [0, 1]."""
     actions, slots = tables.visits.shape
     known = jnp.arange(slots) < tables.known
     pairs = jnp.maximum(tables.known * actions, 1).astype(jnp.float32)
@@ -131,6 +160,7 @@ def _context(tables: Tables, stake: jax.Array) -> jax.Array:
             (stake > SMALL).astype(jnp.float32),
             jnp.log1p(jnp.sum(tables.visits[:, tables.slot])) / 6.0,
             tables.ends / jnp.maximum(jnp.sum(tables.starts), 1.0),
+            scatter_of(tables),
         ]
     )
 
@@ -167,7 +197,8 @@ def _sources(
     now = jnp.stack([reward, rest[NOVELTY] * novelty, scaled + rest[HOPE] * weight * bonus])
     resume = jnp.concatenate([jnp.zeros(1), jax.nn.sigmoid(rule.resume)])
     total = jnp.sum(tables.counts, 0) + tables.terminations
-    return _Sources(now, jax.nn.sigmoid(rule.unknown), jnp.exp(rule.prior), total, resume)
+    prior = jnp.exp(jnp.clip(rule.prior @ context, -10.0, 5.0))
+    return _Sources(now, jax.nn.sigmoid(rule.unknown), prior, total, resume)
 
 
 def _backup(

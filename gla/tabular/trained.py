@@ -15,7 +15,7 @@ from gla.optimizers import OptimizerConfig
 from gla.parallel import MeshConfig
 from gla.steps import TrainState, begin
 from gla.tabular.config import EvolutionConfig, EvolutionValidationConfig, config_from_json
-from gla.tabular.rule import Rule, initial_rule, optimistic_rule
+from gla.tabular.rule import Rule, initial_rule, optimistic_rule, wary_rule
 
 KIND = "evolution"  # tells these checkpoint folders from those of sequence models
 
@@ -49,8 +49,12 @@ def generations_of(config: EvolutionConfig) -> Generations:
 def first_state(config: EvolutionConfig) -> TrainState:
     """Return the state before the first generation."""
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
-    rule = optimistic_rule() if config.start == "optimistic" else initial_rule(key)
-    return begin(rule, generations_of(config))
+    starts = {
+        "blank": lambda: initial_rule(key),
+        "optimistic": optimistic_rule,
+        "wary": wary_rule,
+    }
+    return begin(starts[config.start](), generations_of(config))
 
 
 class TrainedRule(NamedTuple):

@@ -12,7 +12,7 @@ import pytest
 import gla
 from gla import checkpoints, pretrained
 from gla.agents import evolution
-from gla.agents.evolution import estimate, evolve, make_evolution, ranks, vary
+from gla.agents.evolution import centred, estimate, evolve, make_evolution, ranks, vary
 from gla.agents.evolution_lifetimes import Tasks, episode_returns, judge
 from gla.agents.tabular import TabularAgent
 from gla.benchmarks.metatest import describe_agent
@@ -21,7 +21,7 @@ from gla.benchmarks.worlds import MetaTestConfig, make_world
 from gla.errors import GlaError
 from gla.optimizers import OptimizerConfig
 from gla.tabular.config import EvolutionConfig, EvolutionValidationConfig
-from gla.tabular.rule import initial_rule, optimistic_rule
+from gla.tabular.rule import initial_rule, optimistic_rule, wary_rule
 from gla.tabular.tables import TablesConfig
 from gla.tabular.trained import first_state, load_rule
 
@@ -92,6 +92,12 @@ def test_ranks_are_even_and_equals_share_theirs():
     np.testing.assert_allclose(found[:, 1], 0.0, atol=1e-6)
 
 
+def test_tasks_on_which_all_do_equally_well_count_for_nothing_in_scores():
+    fitness = jnp.array([[0.25, 0.99], [0.5, 1.0], [0.75, 1.01]])
+    np.testing.assert_allclose(centred(fitness), fitness - np.array([0.5, 1.0]), atol=1e-6)
+    np.testing.assert_allclose(ranks(fitness)[:, 0], ranks(fitness)[:, 1], atol=1e-6)
+
+
 def test_the_estimate_points_along_the_gradient():
     """Of a function that is linear in every number of the rule."""
     rule = initial_rule(jax.random.key(0))
@@ -141,10 +147,23 @@ def test_it_gets_better_than_where_it_began(whole, config):
 
 
 def test_evolution_begins_from_the_rule_that_was_asked_for(config):
-    optimistic = dataclasses.replace(config, start="optimistic")
-    assert_same(first_state(optimistic).params, optimistic_rule())
+    for start, rule in (("optimistic", optimistic_rule()), ("wary", wary_rule())):
+        assert_same(first_state(dataclasses.replace(config, start=start)).params, rule)
     key = jax.random.fold_in(jax.random.key(config.seed), 0)
     assert_same(first_state(config).params, initial_rule(key))
+
+
+def test_the_shaping_that_was_asked_for_weighs_the_variations(config):
+    optimizer = dataclasses.replace(config.optimizer, warmup=0)
+
+    def moved(shaping):
+        other = dataclasses.replace(config, shaping=shaping, optimizer=optimizer)
+        first, made = first_state(other), make_evolution(other)
+        state, _ = jax.jit(lambda state: made.generation(state, None))(first)
+        return np.sign(state.params.w1 - first.params.w1)
+
+    ranked, scored = moved("rank"), moved("score")
+    assert ranked.any() and scored.any() and (ranked != scored).any()
 
 
 def test_a_run_that_is_killed_goes_on_bit_for_bit(whole, config, tmp_path, monkeypatch):
@@ -218,7 +237,8 @@ def test_a_folder_that_does_not_fit_is_refused(whole, tmp_path):
         ({"generations": 0}, "generations is 0"),
         ({"noise": 0.0}, "noise is 0.0"),
         ({"late": 1.5}, "late is 1.5"),
-        ({"start": "hopeful"}, "start is 'hopeful'; expected blank or optimistic"),
+        ({"start": "hopeful"}, "start is 'hopeful'; expected blank or optimistic or wary"),
+        ({"shaping": "none"}, "shaping is 'none'; expected rank or score"),
         ({"seed": -1}, "seed is -1"),
         ({"generations": 2**20, "tasks": 2**12}, "more tasks than have numbers"),
         ({"environments": (SMALL, SMALL)}, "each at most once"),

@@ -11,6 +11,7 @@ from gla.agents.collect import CollectConfig
 from gla.agents.ppo import PPOConfig
 from gla.benchmarks import quickstart
 from gla.benchmarks.runner import MetaTestConfig
+from gla.checkpoints import finish
 from gla.errors import GlaError
 from gla.models import ModelConfig
 from gla.projection import ProjectionConfig
@@ -76,6 +77,13 @@ def test_everything_is_made(finished):
     assert (finished / "leaderboard" / "index.html").exists()
     training = json.loads((finished / "agent" / "finished.json").read_text())
     assert training == {"step": 4, "reason": "all steps done"}
+
+
+def test_a_report_says_when_training_was_cut_short(tmp_path):
+    finish(tmp_path, 730, "stopped after 7 minutes")
+    (note,) = quickstart.cut_short(tmp_path, 1300)
+    assert note.startswith("Meta-training ended at step 730 of 1,300 (stopped after 7 minutes).")
+    assert not quickstart.cut_short(tmp_path, 730)
 
 
 def test_a_second_run_reuses_every_stage(finished, capsys):

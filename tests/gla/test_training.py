@@ -584,8 +584,9 @@ def test_a_validation_of_nothing_is_refused(plain, tmp_path):
         train(validate=lambda params: {"return": 1.0})
 
 
-def test_minutes_end_training_for_good(plain, interface, tmp_path):
-    folder = meta_train(plain, tmp_path / "c", progress=False, minutes=1e-9)
+def test_minutes_end_training_for_good(plain, interface, tmp_path, capsys):
+    folder = meta_train(plain, tmp_path / "c", minutes=1e-9)
+    assert "stopped after 1e-09 minutes, at step 2 of " in capsys.readouterr().err
     assert int(restored(folder, plain, interface).step) == 2
     assert "stopped after 1e-09 minutes" in (folder / "finished.json").read_text()
     meta_train(plain, folder, progress=False)

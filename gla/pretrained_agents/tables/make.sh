@@ -4,21 +4,14 @@
 set -eu
 family=gla/RandomTabular-v0
 gla meta-train evolve a/tables --environments \
-  "$family?states=6&actions=3&successors=2&spread=2&traps=1&reward_share=0&step_reward=0&horizon=20" \
-  "$family?states=20&actions=3&successors=2&reward_share=0.03" \
-  "$family?states=16&spread=10&traps=4&reward_share=0&step_reward=0&horizon=80" \
-  "$family?states=48&actions=5&successors=1&reach=2&reward_share=0.004&horizon=60" \
-  "$family?states=24&successors=1&reach=2&reward_share=0&step_reward=-1&horizon=60" \
-  "$family?states=12&successors=2&reward_share=0.2&reward_noise=1&horizon=25" \
-  "$family?states=30&actions=3&successors=2&spread=0.3&traps=6&reward_share=0&step_reward=0&horizon=100" \
-  "$family?states=16&actions=6&successors=2&traps=4&reward_share=0.02&horizon=40" \
-  "$family?states=20&spread=10&reach=3&traps=3&reward_share=0&step_reward=0&horizon=100" \
+  "$family?states=16&successors=3&spread=20&reach=2&traps=4&reward_share=0&step_reward=0&horizon=100" \
+  "$family?states=20&successors=3&spread=10&reach=3&traps=5&reward_share=0&step_reward=0&horizon=100" \
   "$family?states=90&successors=1&reach=5&reward_share=0.0028&horizon=90" \
-  --start optimistic --late 1 --steps 4000 --noise 0.05 --pairs 16 --generations 80 \
-  --optimizer.learning-rate 0.01 \
-  --validation.every 10 --validation.lifetimes 32 --validation.steps 4000 --validation.environments \
-  "$family?states=60&successors=1&reach=3&reward_share=0.004&horizon=100" \
-  "$family?states=24&spread=5&traps=6&reward_share=0&step_reward=0&horizon=120" \
-  "$family?states=40&actions=3&successors=2&reward_share=0.02" \
-  "$family?states=36&spread=5&reach=3&traps=5&reward_share=0&step_reward=0&horizon=120"
+  "$family?states=12&successors=2&reward_share=0.2&reward_noise=1&horizon=25" \
+  --start wary --late 1 --shaping score --steps 4000 --noise 0.1 --pairs 16 --tasks 4 --generations 40 \
+  --optimizer.learning-rate 0.02 \
+  --validation.every 10 --validation.lifetimes 64 --validation.steps 5000 --validation.environments \
+  "$family?states=16&successors=3&spread=20&reach=3&traps=4&reward_share=0&step_reward=0&horizon=100" \
+  "$family?states=18&successors=3&spread=20&reach=2&traps=4&reward_share=0&step_reward=0&horizon=100" \
+  "$family?states=60&successors=1&reach=3&reward_share=0.004&horizon=100"
 gla models export a/tables tables

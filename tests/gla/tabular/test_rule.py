@@ -5,7 +5,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gla.tabular.rule import CHANNELS, GAIN, HOPE, NOVELTY, initial_rule, plan, stake_of
+from gla.tabular.rule import (
+    CHANNELS,
+    GAIN,
+    HOPE,
+    NOVELTY,
+    initial_rule,
+    plan,
+    scatter_of,
+    stake_of,
+)
 from gla.tabular.tables import TablesConfig, empty
 
 SLOTS, ACTIONS, BRANCHES, KNOWN = 6, 3, 2, 5
@@ -55,7 +64,9 @@ NOTHING = jnp.zeros((CHANNELS, SLOTS))
 
 def test_gain_is_the_value_of_the_counted_process(rule, tables):
     """Against value iteration in numpy, with a prior of no weight."""
-    surely = rule._replace(prior=jnp.full(CHANNELS, -30.0), horizon=jnp.full(CHANNELS, 2.3))
+    surely = rule._replace(
+        prior=jnp.zeros_like(rule.prior).at[:, 0].set(-30.0), horizon=jnp.full(CHANNELS, 2.3)
+    )
     found, _ = planned(surely, tables, NOTHING, 300)
     gamma = 1 - np.exp(-2.3)
     t = jax.tree.map(np.asarray, tables)
@@ -84,6 +95,42 @@ def test_rarely_tried_actions_are_new_and_hopeful(rule, tables):
     assert (others[NOVELTY] <= values[NOVELTY] + 1e-6).all()
     assert float(others[NOVELTY, 2]) < float(values[NOVELTY, 2])
     assert values.shape == (CHANNELS, SLOTS) and bool(jnp.isfinite(values).all())
+
+
+def _counted(counts, terminations=0):
+    """A memory of one pair that led to each of its successors so often."""
+    memory = empty(TablesConfig(SLOTS, 3), 1, ACTIONS)
+    return memory._replace(
+        counts=memory.counts.at[:, 1, 2].set(jnp.asarray(counts, jnp.float32)),
+        terminations=memory.terminations.at[1, 2].set(terminations),
+    )
+
+
+@pytest.mark.parametrize(
+    ("counts", "terminations", "expected"),
+    [
+        ((0, 0, 0), 0, 0.0),  # nothing was tried
+        ((1, 0, 0), 0, 0.0),  # nothing was repeated
+        ((9, 0, 0), 0, 0.0),  # the same again and again
+        ((3, 0, 0), 1, 1 / 3),  # an end is an outcome too
+        ((0, 0, 0), 5, 0.0),
+        ((10, 10, 11), 0, 20 / 30),  # evenly on three
+    ],
+)
+def test_scatter_is_the_share_of_uncommon_outcomes(counts, terminations, expected):
+    assert float(scatter_of(_counted(counts, terminations))) == pytest.approx(expected)
+
+
+def test_a_rule_may_trust_few_observations_less_where_outcomes_scatter(rule, tables):
+    """The prior, here that all leads to the best, counts for more there, and only there."""
+    hopeful = rule._replace(unknown=rule.unknown.at[HOPE].set(9.0))
+    wary = hopeful._replace(prior=hopeful.prior.at[HOPE, -1].set(4.0))
+    surely = tables._replace(counts=tables.counts.at[1:].set(0.0), terminations=tables.visits * 0)
+    for memory, differs in ((tables, True), (surely, False)):
+        trusting = planned(hopeful, memory, NOTHING, 40)[0][HOPE, :KNOWN]
+        wanted = planned(wary, memory, NOTHING, 40)[0][HOPE, :KNOWN]
+        assert bool(jnp.all(wanted > trusting + 1e-3)) == differs
+        assert differs or bool(jnp.all(wanted == trusting))
 
 
 def test_renumbered_states_get_the_same_actions(rule, tables):

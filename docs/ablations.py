@@ -1,0 +1,54 @@
+"""Print the table of `ablations.sh` from the results that it left in a folder, `r` by default.
+
+Scores of the last episode, 0: best null controller, 1: expert, mean over training seeds, lifetimes
+and families; 95% bootstrap over lifetimes. Rows share tasks, so differences are paired.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from gla.benchmarks.results import read
+from gla.benchmarks.statistics import agent_of, scale, twin_of
+
+FAMILIES = ("Linear", "Mechanics", "Neural")
+
+
+def last(run):
+    """Return the return of the last episode of every lifetime, f64[N]."""
+    return np.array([life.episode_returns[-1] for life in run.lifetimes])
+
+
+def scores(folder, row):
+    """Return f64[2, families, lifetimes], means over seeds: the agent and its twin."""
+    found = []
+    for family in FAMILIES:
+        files = sorted(folder.glob(f"{row}-[0-9]-{family}.json"))
+        results = [read(file) for file in files]
+        ends = scale(results[0])
+        each = [[last(agent_of(one)), last(twin_of(one, agent_of(one)))] for one in results]
+        low, high = ends.null.estimate, ends.expert
+        found.append((np.mean(each, 0) - low) / (high - low))
+    return np.stack(found, 1)
+
+
+def interval(values, rng):
+    """Return the mean of f64[families, N] with its interval; each family is drawn by itself."""
+    drawn = rng.integers(0, values.shape[1], (2000, *values.shape))
+    means = np.take_along_axis(values[None], drawn, 2).mean((1, 2))
+    low, high = np.quantile(means, (0.025, 0.975))
+    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
+
+
+folder = Path(sys.argv[1] if len(sys.argv) > 1 else "r")
+rows = {file.name.rsplit("-", 2)[0] for file in folder.glob("*.json")}
+rng = np.random.default_rng(0)
+base = scores(folder, "base")
+names = ("change", "all", *FAMILIES, "above its twin", "above base")
+print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
+for row in sorted(rows, key=lambda row: (row != "base", row)):
+    agent, twin = scores(folder, row)
+    cells = [interval(agent, rng), *(f"{values.mean():.2f}" for values in agent)]
+    cells += [interval(agent - twin, rng), "" if row == "base" else interval(agent - base[0], rng)]
+    print(f"| {row} | " + " | ".join(cells) + " |")
