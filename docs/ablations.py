@@ -20,12 +20,21 @@ def last(run):
     return np.array([life.episode_returns[-1] for life in run.lifetimes])
 
 
-def scores(folder, row):
+def complete(folder):
+    """Return the training seeds of every row that were tested on all families, sorted."""
+    found = {}
+    for file in sorted(folder.glob("*.json")):
+        row, seed, _ = file.stem.rsplit("-", 2)
+        if all((folder / f"{row}-{seed}-{family}.json").exists() for family in FAMILIES):
+            found.setdefault(row, set()).add(seed)
+    return {row: sorted(seeds) for row, seeds in found.items()}
+
+
+def scores(folder, row, seeds):
     """Return f64[2, families, lifetimes], means over seeds: the agent and its twin."""
     found = []
     for family in FAMILIES:
-        files = sorted(folder.glob(f"{row}-[0-9]-{family}.json"))
-        results = [read(file) for file in files]
+        results = [read(folder / f"{row}-{seed}-{family}.json") for seed in seeds]
         ends = scale(results[0])
         each = [[last(agent_of(one)), last(twin_of(one, agent_of(one)))] for one in results]
         low, high = ends.null.estimate, ends.expert
@@ -42,13 +51,14 @@ def interval(values, rng):
 
 
 folder = Path(sys.argv[1] if len(sys.argv) > 1 else "r")
-rows = {file.name.rsplit("-", 2)[0] for file in folder.glob("*.json")}
+seeds = complete(folder)
 rng = np.random.default_rng(0)
-base = scores(folder, "base")
-names = ("change", "all", *FAMILIES, "above its twin", "above base")
+names = ("change", "seeds", "all", *FAMILIES, "above its twin", "above base")
 print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-for row in sorted(rows, key=lambda row: (row != "base", row)):
-    agent, twin = scores(folder, row)
-    cells = [interval(agent, rng), *(f"{values.mean():.2f}" for values in agent)]
-    cells += [interval(agent - twin, rng), "" if row == "base" else interval(agent - base[0], rng)]
+for row in sorted(seeds, key=lambda row: (row != "base", row)):
+    agent, twin = scores(folder, row, seeds[row])
+    base, _ = scores(folder, "base", [seed for seed in seeds["base"] if seed in seeds[row]])
+    cells = [", ".join(seeds[row]), interval(agent, rng)]
+    cells += [f"{values.mean():.2f}" for values in agent] + [interval(agent - twin, rng)]
+    cells += ["" if row == "base" else interval(agent - base, rng)]
     print(f"| {row} | " + " | ".join(cells) + " |")

@@ -42,6 +42,8 @@ train no-relabelling gla "$all" --sampling.lead 0 0
 train last-policy gla "$all" --sampling.lead 100 100
 train mixed-quality gla "$mixed"
 train noise-distilled gla "$noisy"
+train mixed-quality-forward gla "$mixed" --objective.reverse 0
+train noise-distilled-forward gla "$noisy" --objective.reverse 0
 train every-update gla "$all" --sampling.gap 1 1
 train best-streams gla "$all" --sampling.score-power 2
 train gaussian gla "$all" --projection.kind gaussian

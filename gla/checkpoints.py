@@ -34,6 +34,8 @@ WEIGHTS = "weights.npz"
 
 Which = Literal["latest", "best"]
 _FOLDERS = {"latest": "checkpoints", "best": "best"}
+# What Orbax keeps beside the arrays of a checkpoint: it notices a file cut short, no flipped bit.
+_CHECKSUMS = "checksums"
 # Settings of the machine and of what is shown, which do not change what is learned, and paths: what
 # lies there is described and compared instead.
 _FREE = ("mesh", "tensorboard", "folder", "histories", "initial")
@@ -273,7 +275,12 @@ class Checkpoints:
                 return
             # Training gives its buffers away, and on a CPU Orbax would read them in place.
             kept = _copy(tree)
-            manager.save(step, args=ocp.args.StandardSave(kept), force=True)
+            manager.save(
+                step,
+                args=ocp.args.StandardSave(kept),
+                force=True,
+                custom_metadata={_CHECKSUMS: _checksums(kept)},
+            )
 
     def wait(self):
         """Return once everything is on the disk.
@@ -303,6 +310,38 @@ class Checkpoints:
 
 # Operations of its own on every leaf: jit hands on arguments that it returns unchanged.
 _copy = jax.jit(lambda tree: jax.tree.map(jnp.copy, tree))
+
+
+def _sum_of_bits(leaf: jax.Array) -> jax.Array:
+    """Sum the words of an array, each times an odd number of its place, modulo 2**32: uint32[].
+
+    No change within one word leaves it as it was, as an odd number has an inverse. Integer sums are
+    the same however an array is divided among devices.
+    """
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    if jnp.iscomplexobj(leaf):
+        leaf = jnp.stack([leaf.real, leaf.imag])
+    if leaf.dtype == jnp.bool_:
+        words = leaf.astype(jnp.uint32)
+    else:
+        width = min(leaf.dtype.itemsize, 4)
+        words = jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{8 * width}"))
+        words = words.astype(jnp.uint32)
+    place, stride = jnp.zeros(words.shape, jnp.uint32), 1
+    for axis in reversed(range(words.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis) * jnp.uint32(stride)
+        stride = stride * words.shape[axis] % 2**32
+    return jnp.sum(words * (2 * place + 1), dtype=jnp.uint32)
+
+
+_sums_of_bits = jax.jit(lambda tree: jax.tree.map(_sum_of_bits, tree))
+
+
+def _checksums(tree: Any) -> dict[str, int]:
+    """Return a checksum of every array of a tree, by its path."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(_sums_of_bits(tree)))
+    return {plain_path(path): int(leaf) for path, leaf in leaves}
 
 
 def save(folder: Path, step: int, state: Any):
@@ -349,7 +388,8 @@ def restore(folder: Path, like: Any, which: Which = "latest", default: Any = Non
         default: what to return if no checkpoint was saved yet.
 
     Raises:
-        GlaError: if there is none and no default, or if it is damaged or does not fit the model.
+        GlaError: if there is none and no default, or if it is damaged (an array is not bit by bit
+            what was saved) or does not fit the model.
     """
     import orbax.checkpoint as ocp
 
@@ -379,7 +419,13 @@ def restore(folder: Path, like: Any, which: Which = "latest", default: Any = Non
         try:
             found = manager.item_metadata(steps[0])
             _check_fit(found, template, folder)
-            return manager.restore(steps[0], args=ocp.args.StandardRestore(template))
+            restored = manager.restore(steps[0], args=ocp.args.StandardRestore(template))
+            # What was saved before there were checksums has none.
+            saved = (manager.metadata(steps[0]).custom_metadata or {}).get(_CHECKSUMS, {})
+            for place, checksum in _checksums(restored).items():
+                if saved.get(place, checksum) != checksum:
+                    raise ValueError(f"{place} is not what was saved")
+            return restored
         except GlaError:
             raise
         except Exception as error:  # Orbax raises a bare Exception for an array cut short

@@ -142,6 +142,48 @@ def test_a_state_that_does_not_fit_is_refused(tmp_path):
         checkpoints.restore_latest(tmp_path, {**STATE, "more": jnp.zeros(())})
 
 
+def test_a_flipped_bit_is_noticed(tmp_path):
+    # Noise does not compress, so that nearly all of the file are the numbers themselves.
+    state = {"other": jnp.ones(8), "weights": jax.random.normal(jax.random.key(0), (300, 70))}
+    checkpoints.save(tmp_path, 4, state)
+    same(checkpoints.restore_latest(tmp_path, state), state)
+    file = max((tmp_path / "checkpoints" / "4").rglob("*"), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(GlaError, match=r"checkpoint 4 .*\(weights is not.*checkpoints/4\."):
+        checkpoints.restore_latest(tmp_path, state)
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "bool", "complex64"]
+)
+def test_every_word_and_its_place_are_in_the_checksum(dtype):
+    values = np.random.default_rng(0).integers(0, 2, (3, 5)).astype(jnp.dtype(dtype))
+
+    def checksum(array):
+        return checkpoints._checksums({"x": jnp.asarray(array)})["x"]
+
+    before = checksum(values)
+    assert checksum(values.copy()) == before
+    for place in np.ndindex(values.shape):
+        changed = values.copy()
+        changed[place] = 1 - changed[place]
+        assert checksum(changed) != before, place
+    assert checksum(values[::-1]) != before
+    # Only a bit of the last word: of a sign, or of the smallest part of a number.
+    if dtype not in ("bool", "complex64"):
+        for byte in (-1, -values.itemsize):
+            content = bytearray(values.tobytes())
+            content[byte] ^= 1
+            assert checksum(np.frombuffer(content, values.dtype).reshape(values.shape)) != before
+
+
+def test_random_keys_have_a_checksum():
+    sums = [checkpoints._checksums({"key": jax.random.key(seed)})["key"] for seed in (0, 1)]
+    assert sums[0] != sums[1]
+
+
 def test_a_folder_without_a_checkpoint(tmp_path):
     assert checkpoints.restore_latest(tmp_path, STATE, default="nothing") == "nothing"
     with pytest.raises(GlaError, match="holds no checkpoint yet"):
