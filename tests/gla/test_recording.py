@@ -173,7 +173,7 @@ def test_kills_leave_no_trace(tmp_path):
         process = subprocess.Popen(command)
         wait_for_writer(process, tmp_path / "s")
         # Short lives, so that many are needed; longer ones where the machine is busy.
-        time.sleep(rng.uniform(0, 0.15) * (1 + attempt / 20))
+        time.sleep(rng.uniform(0, 0.15) * (1 + attempt / 5))
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
