@@ -1,5 +1,6 @@
-"""Print the table of `ablations.sh` from the results that it left in a folder, `r` by default.
+"""Print the table of `ablations.sh` from the results that it left: `ablations.py [FOLDER [ROW]]`.
 
+FOLDER is `r` by default; differences are from ROW, `base` by default, over the seeds of both.
 Scores of the last episode, 0: best null controller, 1: expert, mean over training seeds, lifetimes
 and families; 95% bootstrap over lifetimes. Rows share tasks, so differences are paired.
 """
@@ -42,23 +43,27 @@ def scores(folder, row, seeds):
     return np.stack(found, 1)
 
 
-def interval(values, rng):
+def interval(values):
     """Return the mean of f64[families, N] with its interval; each family is drawn by itself."""
-    drawn = rng.integers(0, values.shape[1], (2000, *values.shape))
+    drawn = np.random.default_rng(0).integers(0, values.shape[1], (2000, *values.shape))
     means = np.take_along_axis(values[None], drawn, 2).mean((1, 2))
     low, high = np.quantile(means, (0.025, 0.975))
     return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
 
 
-folder = Path(sys.argv[1] if len(sys.argv) > 1 else "r")
+folder, start = Path((*sys.argv[1:], "r")[0]), (*sys.argv[2:], "base")[0]
 seeds = complete(folder)
-rng = np.random.default_rng(0)
-names = ("change", "seeds", "all", *FAMILIES, "above its twin", "above base")
+names = ("change", "all", "each seed", *FAMILIES, "above its twin", f"above {start}")
 print(f"| {' | '.join(names)} |\n|{'---|' * len(names)}")
-for row in sorted(seeds, key=lambda row: (row != "base", row)):
+for row in sorted(seeds, key=lambda row: (row != start, row)):
     agent, twin = scores(folder, row, seeds[row])
-    base, _ = scores(folder, "base", [seed for seed in seeds["base"] if seed in seeds[row]])
-    cells = [", ".join(seeds[row]), interval(agent, rng)]
-    cells += [f"{values.mean():.2f}" for values in agent] + [interval(agent - twin, rng)]
-    cells += ["" if row == "base" else interval(agent - base, rng)]
+    both = [seed for seed in seeds[start] if seed in seeds[row]]
+    each = [scores(folder, row, [seed])[0].mean() for seed in seeds[row]]
+    cells = [interval(agent), ", ".join(f"{score:.2f}" for score in each)]
+    cells += [f"{values.mean():.2f}" for values in agent] + [interval(agent - twin)]
+    if row != start and both:
+        gain = scores(folder, row, both)[0] - scores(folder, start, both)[0]
+        cells.append(interval(gain))
+    else:
+        cells.append("")
     print(f"| {row} | " + " | ".join(cells) + " |")
