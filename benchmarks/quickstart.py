@@ -90,7 +90,7 @@ PRETRAINED = "systems"
 def quickstart(
     out: str | None = None, fresh: bool = False, seed: int = 0, pretrained: bool = False
 ) -> None:
-    """Collect, meta-train, meta-test and report, small: about ten minutes on two CPU cores.
+    """Collect, meta-train, meta-test and report, small: nine to fifteen minutes on two CPU cores.
 
     Run it again to reuse what is finished and go on with what is not.
 
