@@ -10,15 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from gla.benchmarks.aggregates import aggregate
 from gla.benchmarks.results import read
-from gla.benchmarks.statistics import agent_of, scale, twin_of
+from gla.benchmarks.statistics import agent_of, last_episode, scale, score, twin_of
 
 FAMILIES = ("Linear", "Mechanics", "Neural")
-
-
-def last(run):
-    """Return the return of the last episode of every lifetime, f64[N]."""
-    return np.array([life.episode_returns[-1] for life in run.lifetimes])
 
 
 def complete(folder):
@@ -37,18 +33,16 @@ def scores(folder, row, seeds):
     for family in FAMILIES:
         results = [read(folder / f"{row}-{seed}-{family}.json") for seed in seeds]
         ends = scale(results[0])
-        each = [[last(agent_of(one)), last(twin_of(one, agent_of(one)))] for one in results]
-        low, high = ends.null.estimate, ends.expert
-        found.append((np.mean(each, 0) - low) / (high - low))
+        agents = [agent_of(one) for one in results]
+        twins = [twin_of(one, agent) for one, agent in zip(results, agents, strict=True)]
+        returns = [[last_episode(one) for one in runs] for runs in (agents, twins)]
+        found.append(score(np.mean(returns, 1), ends.null.estimate, ends.expert))
     return np.stack(found, 1)
 
 
 def interval(values):
-    """Return the mean of f64[families, N] with its interval; each family is drawn by itself."""
-    drawn = np.random.default_rng(0).integers(0, values.shape[1], (2000, *values.shape))
-    means = np.take_along_axis(values[None], drawn, 2).mean((1, 2))
-    low, high = np.quantile(means, (0.025, 0.975))
-    return f"{values.mean():.2f} [{low:.2f}, {high:.2f}]"
+    """Return the mean of f64[families, lifetimes] with its interval, as text."""
+    return aggregate(values, np.mean).text(2)
 
 
 folder, start = Path((*sys.argv[1:], "r")[0]), (*sys.argv[2:], "base")[0]
